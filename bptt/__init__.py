@@ -1,0 +1,1 @@
+"""Backpropagation through time by hand, in NumPy alone: no autograd, and no knowledge of `models/`."""

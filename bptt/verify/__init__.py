@@ -1,0 +1,1 @@
+"""Proof that gradients are right, or where they are wrong."""

@@ -1,0 +1,1 @@
+"""From text on disk to batches of integers on the device: no knowledge of `models/` or `bptt/`."""

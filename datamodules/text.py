@@ -1,0 +1,102 @@
+"""Any text as a LightningDataModule: read, split, encoded, and served as windows of contiguous streams."""
+
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+
+from datamodules.corpora import CORPORA, decode_text, read_file
+from datamodules.streams import Streams
+from datamodules.tokenizers import ByteTokenizer, CharacterTokenizer, Ids, Tokenizer
+
+
+class TextDataModule(pl.LightningDataModule):
+    """Text for a language model. The first part trains, the last part is held out.
+
+    Args:
+        path: a text file; it takes precedence over the corpus.
+        corpus: a text known by name: python-stdlib is the source of the running interpreter's standard library.
+        level: what one symbol is: a character, or a byte.
+        encoding: of the file; not used at level byte.
+        batch_size: B, contiguous streams that are read side by side.
+        window: T, steps between two updates, through which gradients flow back.
+        val_fraction: the held-out part of the text, from its end.
+        val_streams: streams in which the held-out part is read. 1 reads it from its first to its last symbol with one
+            state; more are faster, and each starts without context.
+
+    The vocabulary is made of the training part alone: what only the held-out part has is an unknown symbol there.
+    Raises ValueError or OSError, saying what to do, where the text cannot be read or is too short.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        corpus: Literal["python-stdlib"] = "python-stdlib",
+        level: Literal["character", "byte"] = "character",
+        encoding: str = "utf-8",
+        batch_size: int = 32,
+        window: int = 64,
+        val_fraction: float = 0.1,
+        val_streams: int = 1,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        for name, value in (("batch_size", batch_size), ("window", window), ("val_streams", val_streams)):
+            if value < 1:
+                raise ValueError(f"--data.{name} is {value}: it must be at least 1")
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"--data.val_fraction is {val_fraction}: it must lie between 0 and 1")
+
+    @cached_property
+    def _encoded(self) -> tuple[Tokenizer, Ids, Ids]:
+        options = self.hparams
+        name = options["path"] or options["corpus"]
+        content = read_file(name) if options["path"] else CORPORA[options["corpus"]]()
+        if options["level"] == "byte":
+            symbols = np.frombuffer(content, np.uint8)
+            split = self._training_symbols(len(symbols))
+            return ByteTokenizer(), symbols[:split], symbols[split:]
+        text = decode_text(content, options["encoding"], name)
+        split = self._training_symbols(len(text))
+        tokenizer = CharacterTokenizer.of(text[:split])
+        return tokenizer, tokenizer.encode(text[:split], "replace"), tokenizer.encode(text[split:], "replace")
+
+    def _training_symbols(self, symbols: int) -> int:
+        return int(symbols * (1 - self.hparams["val_fraction"]))
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._encoded[0]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.tokenizer.vocab_size
+
+    @cached_property
+    def train_streams(self) -> Streams:
+        return Streams(self._encoded[1], self.hparams["batch_size"], self.hparams["window"])
+
+    @cached_property
+    def val_streams(self) -> Streams:
+        return Streams(self._encoded[2], self.hparams["val_streams"], self.hparams["window"], whole=True)
+
+    def check(self, checkpoint: dict[str, Any] | None) -> None:
+        """Raises ValueError where the text is too short, or not in the symbols of the checkpoint to go on from."""
+        self.train_streams, self.val_streams  # noqa: B018
+        if checkpoint is not None:
+            self.load_state_dict(checkpoint[type(self).__name__])
+
+    def train_dataloader(self) -> Streams:
+        return self.train_streams
+
+    def val_dataloader(self) -> Streams:
+        return self.val_streams
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs to speak the language it was trained on."""
+        return {"tokenizer": self.tokenizer.state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["tokenizer"] != self.tokenizer.state():
+            raise ValueError("the checkpoint was trained with another vocabulary: resume on the text it was trained on")

@@ -1,0 +1,69 @@
+"""Contiguous streams: nothing twice, nothing left out, nothing read ahead."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datamodules.streams import PADDING, Streams
+
+shapes = st.tuples(st.integers(2, 300), st.integers(1, 9), st.integers(1, 20))
+
+
+@given(shapes)
+def test_the_held_out_part_is_read_whole_each_target_exactly_once(shape: tuple[int, int, int]) -> None:
+    length, batch_size, window = shape
+    streams = Streams(np.arange(length), batch_size, window, whole=True)
+    targets = torch.cat([each.tokens[1:] for each in streams]).T  # (B, steps)
+    inputs = torch.cat([each.tokens[:-1] for each in streams]).T
+    assert sorted(targets[targets != PADDING].tolist()) == list(range(1, length))
+    assert (targets - inputs)[targets != PADDING].eq(1).all(), "every target follows its input in the text"
+
+
+@given(shapes)
+def test_training_windows_follow_each_other_in_the_text(shape: tuple[int, int, int]) -> None:
+    length, batch_size, window = shape
+    if length - 1 < batch_size * window:
+        with pytest.raises(ValueError, match="would fit|longer text"):
+            Streams(np.arange(length), batch_size, window)
+        return
+    streams = Streams(np.arange(length), batch_size, window)
+    windows = [each.tokens for each in streams]
+    assert len(windows) == len(streams)
+    for tokens in windows:
+        assert tokens.shape == (window + 1, batch_size)
+        assert (tokens.diff(dim=0) == 1).all()
+    for before, after in zip(windows, windows[1:], strict=False):
+        assert (before[-1] == after[0]).all(), (
+            "the last symbol of one window opens the next: none read twice, none ahead"
+        )
+
+
+def test_the_way_out_that_an_error_offers_does_work() -> None:
+    with pytest.raises(ValueError, match="--data.window 4 would fit"):
+        Streams(np.arange(14), 3, 5)
+    assert len(Streams(np.arange(14), 3, 4)) == 1
+    with pytest.raises(ValueError, match="--data.batch_size 1 --data.window 1 would fit"):
+        Streams(np.arange(2), 3, 5)
+    assert len(Streams(np.arange(2), 1, 1)) == 1
+
+
+def test_only_the_first_window_of_a_pass_is_fresh_also_when_epochs_are_cut_short() -> None:
+    streams = Streams(np.arange(41), 2, 5)  # 4 windows
+    seen = [each for _ in range(2) for _, each in zip(range(3), streams, strict=False)]
+    assert [each.fresh for each in seen] == [True, False, False, False, True, False]
+
+
+def test_a_position_that_was_saved_is_gone_on_from() -> None:
+    streams, resumed = Streams(np.arange(41), 2, 5), Streams(np.arange(41), 2, 5)
+    iterator = iter(streams)
+    next(iterator)
+    resumed.load_state_dict(streams.state_dict())
+    assert (next(iter(resumed)).tokens == next(iterator).tokens).all()
+
+
+def test_the_held_out_part_is_read_from_its_beginning_also_after_a_reading_was_cut_short() -> None:
+    streams = Streams(np.arange(41), 2, 5, whole=True)
+    next(iter(streams))
+    assert [each.fresh for each in streams] == [True, False, False, False]

@@ -1,0 +1,57 @@
+"""The stack of layers as a module: shapes, protocol, conversions that cannot be, mistakes."""
+
+import pytest
+import torch
+from torch import nn
+
+from models.cells import CELLS
+from models.recurrent import TORCH_LAYERS, Recurrent
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_one_protocol_for_all_cells(cell: str) -> None:
+    kind = CELLS[cell](3, 5)
+    state = kind.initial_state(2)
+    assert all(part.shape == (2, 5) and not part.any() for part in state)
+    for _ in range(3):
+        state = kind(torch.randn(2, 3), state)
+    assert state.h.shape == (2, 5)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_cells_parameters_are_those_of_torchs_cell(cell: str) -> None:
+    theirs = {"rnn": nn.RNNCell, "gru": nn.GRUCell, "lstm": nn.LSTMCell}[cell](3, 5)
+    ours = CELLS[cell](3, 5)
+    theirs.load_state_dict(ours.state_dict())
+    x, state = torch.randn(2, 3), CELLS[cell].state(*(torch.randn(2, 5) for _ in CELLS[cell].state._fields))
+    expected = theirs(x, tuple(state) if cell == "lstm" else state.h)
+    computed = ours(x, state)
+    # float32, values of order 1, sums of eight terms: a few ULPs of 1.2e-7
+    assert torch.allclose(computed.h, expected[0] if cell == "lstm" else expected, rtol=0, atol=1e-6)
+
+
+def test_the_state_goes_on_where_the_last_call_ended() -> None:
+    layers, x = Recurrent("lstm", 3, 5, 2), torch.randn(6, 2, 3)
+    whole, final = layers(x)
+    first, state = layers(x[:4])
+    second, last = layers(x[4:], state)
+    assert (torch.cat([first, second]) == whole).all()
+    assert all((a == b).all() for a, b in zip(final, last, strict=True))
+
+
+def test_relu_layers_convert_and_others_say_why_not() -> None:
+    relu = Recurrent("rnn", 3, 5, activation="relu")
+    assert relu.to_torch().nonlinearity == "relu"
+    assert Recurrent.from_torch(relu.to_torch()).cells[0].activation is torch.relu
+    with pytest.raises(ValueError, match="these activations cannot be converted"):
+        Recurrent("lstm", 3, 5, activation="hard_tanh").to_torch()
+    with pytest.raises(ValueError, match="bidirectional=True cannot be converted"):
+        Recurrent.from_torch(nn.LSTM(3, 5, bidirectional=True))
+
+
+@pytest.mark.parametrize("cell", TORCH_LAYERS)
+def test_wrong_shapes_and_names_are_refused(cell: str) -> None:
+    with pytest.raises(ValueError, match=r"x has shape \(2, 4\): give \(T, B, 3\)"):
+        Recurrent(cell, 3, 5)(torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="'softplus' does not exist"):
+        Recurrent(cell, 3, 5, activation="softplus")

@@ -1,0 +1,58 @@
+"""Who may import whom. Two implementations that share code would prove nothing by agreeing."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FORBIDDEN = {
+    "bptt": {"torch", "pytorch_lightning", "models", "datamodules", "tests"},
+    "models": {"bptt", "datamodules", "tests"},
+    "datamodules": {"bptt", "models", "tests"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(str(node.module))
+    return names
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_no_room_imports_what_it_must_not_know(room: str) -> None:
+    files = sorted((ROOT / room).rglob("*.py"))
+    assert files
+    for path in files:
+        packages = {name.split(".")[0] for name in imported(path)}
+        assert not packages & FORBIDDEN[room], f"{path} imports {packages & FORBIDDEN[room]}"
+
+
+def test_bptt_needs_numpy_and_the_standard_library_alone() -> None:
+    import sys
+
+    for path in (ROOT / "bptt").rglob("*.py"):
+        packages = {name.split(".")[0] for name in imported(path)}
+        assert packages <= {"numpy", "bptt"} | sys.stdlib_module_names, path
+
+
+def test_there_are_no_circles() -> None:
+    files = {
+        path: ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for r in FORBIDDEN
+        for path in (ROOT / r).rglob("*.py")
+    }
+    needs = {name: imported(path) & set(files.values()) for path, name in files.items()}
+    while needs:
+        free = {name for name, others in needs.items() if not others & needs.keys()}
+        assert free, f"these modules import each other in a circle: {sorted(needs)}"
+        needs = {name: others for name, others in needs.items() if name not in free}
+
+
+def test_the_training_script_fits_on_a_screen_or_two() -> None:
+    assert len((ROOT / "train.py").read_text(encoding="utf-8").splitlines()) <= 60

@@ -1,0 +1,58 @@
+"""Train a model from a YAML file, and leave a checkpoint that generates text.
+
+    python train.py --config configs/lstm.yaml [--data.path FILE] [--trainer.max_time 00:00:03:00] [--ckpt_path FILE]
+
+A run writes <root>/<name of the config>/version_N/, where the root is `runs` or --trainer.default_root_dir.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+
+from command_line import mistakes_in_one_line, quiet
+from datamodules.text import TextDataModule
+from models.callbacks import LastCheckpoint, Progress, Samples, Throughput
+from models.checkpoints import read_checkpoint
+from models.language_model import LanguageModel
+
+
+class TrainingRun(LightningCLI):
+    """Lightning's command line, with a folder for each run and everything that belongs into it."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--ckpt_path", type=str | None, default=None, help="go on from this checkpoint, last.ckpt say"
+        )
+        parser.link_arguments("data.vocab_size", "model.vocab_size", apply_on="instantiate")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        self.datamodule.check(read_checkpoint(self.config.ckpt_path) if self.config.ckpt_path else None)
+        name = Path(str(self.config.config[-1])).stem if self.config.config else "default"
+        csv = CSVLogger(self.config.trainer.default_root_dir or "runs", name)
+        folder = Path(csv.log_dir)
+        self.throughput, self.samples = Throughput(), Samples(folder / "samples.txt")
+        self.best = ModelCheckpoint(folder / "checkpoints", "best", monitor="val_loss", enable_version_counter=False)
+        last = LastCheckpoint(folder / "checkpoints" / "last.ckpt")
+        callbacks = [self.throughput, self.samples, self.best, last, Progress()]
+        given = self.config_init.trainer.callbacks or []
+        loggers = [csv, TensorBoardLogger(csv.save_dir, name, csv.version)]
+        return super().instantiate_trainer(logger=loggers, callbacks=[*given, *callbacks], **kwargs)
+
+
+def main() -> None:
+    quiet()
+    with mistakes_in_one_line("train.py"):
+        run = TrainingRun(
+            LanguageModel, TextDataModule, run=False, auto_configure_optimizers=False,
+            trainer_defaults={"num_sanity_val_steps": 0, "enable_model_summary": False},
+            parser_kwargs={"exit_on_error": False, "description": __doc__},
+        )  # fmt: skip
+    run.trainer.fit(run.model, run.datamodule, ckpt_path=run.config.ckpt_path, weights_only=True)
+    print(run.samples.summary(run.trainer, run.best, run.throughput.tokens_per_second))
+
+
+if __name__ == "__main__":
+    main()
