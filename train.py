@@ -36,10 +36,11 @@ class TrainingRun(LightningCLI):
         self.throughput, self.samples = Throughput(), Samples(folder / "samples.txt")
         self.best = ModelCheckpoint(folder / "checkpoints", "best", monitor="val_loss", enable_version_counter=False)
         last = LastCheckpoint(folder / "checkpoints" / "last.ckpt")
-        callbacks = [self.throughput, self.samples, self.best, last, Progress()]
-        given = self.config_init.trainer.callbacks or []
+        callbacks = [*(self.config_init.trainer.callbacks or []), self.throughput, self.samples, self.best, last]
+        if self.config.trainer.enable_progress_bar is not False:
+            callbacks.append(Progress())
         loggers = [csv, TensorBoardLogger(csv.save_dir, name, csv.version)]
-        return super().instantiate_trainer(logger=loggers, callbacks=[*given, *callbacks], **kwargs)
+        return super().instantiate_trainer(logger=loggers, callbacks=callbacks, **kwargs)
 
 
 def main() -> None:

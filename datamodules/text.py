@@ -87,6 +87,11 @@ class TextDataModule(pl.LightningDataModule):
         if checkpoint is not None:
             self.load_state_dict(checkpoint[type(self).__name__])
 
+    def __str__(self) -> str:
+        _, training, held_out = self._encoded
+        name = self.hparams["path"] or self.hparams["corpus"]
+        return f"{name}: {len(training):,} symbols to train on, {len(held_out):,} held out, {self.vocab_size} different"
+
     def train_dataloader(self) -> Streams:
         return self.train_streams
 

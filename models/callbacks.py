@@ -53,6 +53,11 @@ class Samples(pl.Callback):
     def __init__(self, path: Path, length: int = 500, shown: int = 200, temperature: float = 0.8) -> None:
         self.path, self.length, self.shown, self.temperature = path, length, shown, temperature
 
+    def on_train_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            parameters = sum(parameter.numel() for parameter in pl_module.parameters())
+            print(f"{trainer.datamodule}\n{parameters:,} parameters on {pl_module.device}; run in {self.path.parent}\n")
+
     def on_validation_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
@@ -68,7 +73,7 @@ class Samples(pl.Callback):
         print(f"{title}\n{indented(text[: self.shown])}\n", flush=True)
 
     def draw(self, tokenizer: Any, model: Any) -> str:
-        prompt = torch.tensor(tokenizer.encode("\n", "replace"), dtype=torch.int64)
+        prompt = torch.tensor(tokenizer.encode("\n\n", "replace"), dtype=torch.int64)
         ids = generate(model, prompt, self.length, self.temperature, SAMPLE_SEED)
         return "".join(tokenizer.decode(ids))
 
@@ -80,7 +85,7 @@ class Samples(pl.Callback):
         nats = float(best.best_model_score)
         text = self.draw(trainer.datamodule.tokenizer, language_model(read_checkpoint(best.best_model_path)))
         return (
-            f"best checkpoint  {best.best_model_path}\n"
+            f"best checkpoint  {shortest(Path(best.best_model_path))}\n"
             f"held out         {nats:.4f} nats = {nats / math.log(2):.4f} bits per symbol\n"
             f"training speed   {tokens_per_second:,.0f} tokens/s\n"
             f"it writes\n{indented(text)}"
@@ -101,6 +106,11 @@ class LastCheckpoint(pl.Callback):
         stops = trainer.should_stop or trainer.is_last_batch or trainer.global_step == trainer.max_steps
         if stops or trainer.global_step % self.every_n_updates == 0:
             trainer.save_checkpoint(self.path)
+
+
+def shortest(path: Path) -> Path:
+    """The path as a user in this folder would write it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def indented(text: str) -> str:
