@@ -94,7 +94,7 @@ def ordinary_model(cell: str, s: Sizes) -> Case:
     return Case("ordinary", LanguageModel(layers.network), s, inputs, parameters, layers.cotangents)
 
 
-SHORT, USUAL = Sizes(T=3, B=2, I=4, H=8, V=16), Sizes(T=10, B=2, I=8, H=8, L=2, V=32)
+SHORT, USUAL = Sizes(T=3, B=2, I=8, H=8, L=2, V=16), Sizes(T=10, B=2, I=8, H=8, L=2, V=32)
 SETTINGS = [
     Setting("0.1/0.2, T ≤ 3", lambda cell: ordinary(cell, SHORT), np.float32, 0.1, 0.2),
     Setting("1e-3, float32, sum", lambda cell: ordinary(cell, USUAL), np.float32, 1e-3, 1e-3),
