@@ -3,6 +3,7 @@
 python check.py mutants      which published bugs the exact cases catch, and which pass the tests of others
 """
 
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from bptt.verify.matrix import COLUMNS, SETTINGS, cells_of, exact_cases, is_noticed, wrong_results
 from bptt.verify.mutants import MUTANTS
+from bptt.verify.vector_files import MANIFEST, write
 from command_line import mistakes_in_one_line
 
 
@@ -20,6 +22,9 @@ def parse_arguments(arguments: list[str] | None = None) -> Any:
     commands = parser.add_subcommands()
     matrix = ArgumentParser(description="Two tables: bug × exact case, and bug × what others test with.")
     commands.add_subcommand("mutants", matrix)
+    files = ArgumentParser(description="Cases with every result and intermediate, as JSON, text and .npz.")
+    files.add_argument("folder", type=str, help="where to write them")
+    commands.add_subcommand("vectors", files)
     return parser.parse_args(arguments)
 
 
@@ -52,13 +57,22 @@ def comparison_table() -> Table:
 
 def main() -> None:
     with mistakes_in_one_line("check.py"):
-        parse_arguments()
+        options = parse_arguments()
+        if options.subcommand == "vectors":
+            files = write(Path(options.vectors.folder))
+            print(f"{len(files)} files in {options.vectors.folder}; {MANIFEST} has their checksums")
+            return
+    raise SystemExit(print_matrix())
+
+
+def print_matrix() -> int:
+    """Both tables; the exit code says whether some bug was missed."""
     console = Console(width=150)
     table, missed = kill_table()
     console.print(table)
     console.print(comparison_table())
     console.print(f"{len(MUTANTS)} bugs; the exact cases miss {missed or 'none'}.")
-    raise SystemExit(1 if missed else 0)
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

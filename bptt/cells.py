@@ -135,12 +135,25 @@ class Cell(NamedTuple):
 
     state: Any  # the class of its state
     gates: tuple[str, ...]  # the blocks of H rows in weight_ih and weight_hh, in order
+    saved: tuple[str, ...]  # the names of what a step saves for its way back
     step: Callable[..., tuple[Any, tuple[Any, ...]]]
     step_backward: Callable[..., tuple[Array, Array, Any]]
 
 
 CELLS = {
-    "rnn": Cell(RNNState, ("h",), rnn_step, rnn_step_backward),
-    "gru": Cell(GRUState, ("r", "z", "n"), gru_step, gru_step_backward),
-    "lstm": Cell(LSTMState, ("i", "f", "g", "o"), lstm_step, lstm_step_backward),
+    "rnn": Cell(RNNState, ("h",), ("a", "h"), rnn_step, rnn_step_backward),
+    "gru": Cell(
+        GRUState,
+        ("r", "z", "n"),
+        ("prev", "h_n", "a_r", "r", "a_z", "z", "a_n", "n"),
+        gru_step,
+        gru_step_backward,
+    ),
+    "lstm": Cell(
+        LSTMState,
+        ("i", "f", "g", "o"),
+        ("prev", "a_i", "i", "a_f", "f", "a_g", "g", "a_o", "o", "c", "tanh_c"),
+        lstm_step,
+        lstm_step_backward,
+    ),
 }

@@ -15,19 +15,20 @@ from typing import Any
 import numpy as np
 
 from bptt.arithmetic import Array
+from bptt.verify.numbers import Number
 
 EXP_IS_ZERO = -746  # below it eˣ rounds to zero even among float64's subnormals
 WIDEST = 113  # bits of the widest format in use; a number that needs more is not followed any further
 NO_UNIT = 1 << 20  # the exponent of the unit of zero, which is a multiple of every unit
 
 
-class Dyadic:
+class Dyadic(Number):
     """One number. Attributes: its value, and `bits`, the widest significand needed on the way to it.
 
     Raises ArithmeticError as soon as that is more than any format has.
     """
 
-    __slots__ = ("bits", "reach", "unit", "value")
+    __slots__ = ("bits", "reach", "unit")
 
     def __init__(self, value: Fraction, unit: int, reach: Fraction, bits: int) -> None:
         self.value = value
@@ -38,7 +39,7 @@ class Dyadic:
             raise ArithmeticError(f"{bits} bits are more than any floating point format has")
 
     @classmethod
-    def of(cls, number: "Dyadic | Fraction | int | float", bits: int = 0) -> "Dyadic":
+    def of(cls, number: Any, bits: int = 0) -> "Dyadic":
         """A number that is no sum of others."""
         if isinstance(number, Dyadic):
             return number
@@ -61,19 +62,8 @@ class Dyadic:
         other = Dyadic.of(other)
         return Dyadic.of(self.value / other.value, max(self.bits, other.bits))
 
-    def __rtruediv__(self, other: Any) -> "Dyadic":
-        return Dyadic.of(other) / self
-
     def __neg__(self) -> "Dyadic":
         return Dyadic(-self.value, self.unit, self.reach, self.bits)
-
-    def __sub__(self, other: Any) -> "Dyadic":
-        return self + -Dyadic.of(other)
-
-    def __rsub__(self, other: Any) -> "Dyadic":
-        return -self + other
-
-    __radd__, __rmul__ = __add__, __mul__
 
     def exp(self) -> "Dyadic":
         """eˣ at the points where floating point has it exactly; elsewhere it raises ArithmeticError."""
@@ -86,28 +76,8 @@ class Dyadic:
             return Dyadic.of(0, self.bits)
         raise ArithmeticError(f"ln {float(self.value)} is not exact")
 
-    def __eq__(self, other: object) -> bool:
-        return bool(self.value == (other.value if isinstance(other, Dyadic) else other))
-
-    def __lt__(self, other: Any) -> bool:
-        return self.value < Dyadic.of(other).value
-
-    def __gt__(self, other: Any) -> bool:
-        return self.value > Dyadic.of(other).value
-
-    def __le__(self, other: Any) -> bool:
-        return self.value <= Dyadic.of(other).value
-
-    def __ge__(self, other: Any) -> bool:
-        return self.value >= Dyadic.of(other).value
-
-    def __float__(self) -> float:
-        return float(self.value)
-
     def __repr__(self) -> str:
         return f"{self.value} ({self.bits} bits)"
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 def unit_of(value: Fraction) -> int:

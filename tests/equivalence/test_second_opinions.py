@@ -8,10 +8,10 @@ from torch import nn
 from bptt.layers import Recurrent as RecurrentTwin
 from bptt.losses import per_step_cross_entropy
 from bptt.verify.cases import Arrays, Case, Sizes, by_hand, exact_points, parts_of, piecewise_linear, state_of
+from bptt.verify.smooth_cases import random_layers, random_model
 from models.recurrent import TORCH_LAYERS, Recurrent
 from tests.equivalence.by_autograd import by_autograd, layers_by_autograd, module_of
 from tests.equivalence.exact_cases import CELLS, SIZES
-from tests.equivalence.smooth_cases import random_layers, random_model
 
 SHAPES = Sizes(T=4, B=2, I=3, H=5, L=2)
 

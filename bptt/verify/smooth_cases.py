@@ -9,7 +9,8 @@ from bptt.verify.cases import Arrays, Case, Sizes
 
 
 def random_parameters(rng: np.random.Generator, cell: str, s: Sizes) -> Arrays:
-    rows, parameters = len(CELLS[cell].gates) * s.H, {}
+    rows = len(CELLS[cell].gates) * s.H
+    parameters: Arrays = {}
     for layer in range(s.L):
         parameters |= {
             f"cells.{layer}.weight_ih": rng.normal(size=(rows, s.H if layer else s.I)),
