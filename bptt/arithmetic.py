@@ -43,8 +43,8 @@ def sigmoid(a: Array) -> Array:
 
 
 def tanh(a: Array) -> Array:
-    """tanh(a) = 2 σ(2a) − 1, by NumPy's own function where it has one."""
-    return 2 * sigmoid(2 * a) - 1 if a.dtype == object else np.tanh(a)
+    """tanh(a) = 2 σ(2a) − 1, unless NumPy, or the elements of an object array, have a function of their own."""
+    return np.tanh(a) if a.dtype != object or hasattr(a.flat[0], "tanh") else 2 * sigmoid(2 * a) - 1
 
 
 def clip(x: Array, low: int, high: int) -> Array:
