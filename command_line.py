@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from jsonargparse import ArgumentError
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 
 @contextmanager
@@ -14,7 +15,7 @@ def mistakes_in_one_line(script: str) -> Iterator[None]:
     """Around everything that reads the user's input, and nothing else: errors of our own keep their traceback."""
     try:
         yield
-    except (ArgumentError, OSError, ValueError) as error:
+    except (ArgumentError, MisconfigurationException, OSError, ValueError) as error:
         print(f"{script}: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
 

@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from command_line import mistakes_in_one_line, quiet
 from datamodules.text import TextDataModule
-from models.callbacks import LastCheckpoint, Progress, Samples, Throughput
+from models.callbacks import LastCheckpoint, Progress, Samples, Throughput, ValidateAtTheEnd
 from models.checkpoints import read_checkpoint
 from models.language_model import LanguageModel
 
@@ -23,24 +23,25 @@ class TrainingRun(LightningCLI):
     """Lightning's command line, with a folder for each run and everything that belongs into it."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--ckpt_path", type=str | None, default=None, help="go on from this checkpoint, last.ckpt say"
-        )
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="go on from this checkpoint")
         parser.link_arguments("data.vocab_size", "model.vocab_size", apply_on="instantiate")
 
+    def before_instantiate_classes(self) -> None:
+        if not self.config.config:
+            raise ValueError("there is nothing to train: give --config configs/lstm.yaml, or another of configs/")
+
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        self.datamodule.check(read_checkpoint(self.config.ckpt_path) if self.config.ckpt_path else None)
-        name = Path(str(self.config.config[-1])).stem if self.config.config else "default"
-        csv = CSVLogger(self.config.trainer.default_root_dir or "runs", name)
+        self.datamodule.check(self.config.ckpt_path and read_checkpoint(self.config.ckpt_path))
+        csv = CSVLogger(self.config.trainer.default_root_dir or "runs", name=Path(str(self.config.config[-1])).stem)
         folder = Path(csv.log_dir)
         self.throughput, self.samples = Throughput(), Samples(folder / "samples.txt")
         self.best = ModelCheckpoint(folder / "checkpoints", "best", monitor="val_loss", enable_version_counter=False)
-        last = LastCheckpoint(folder / "checkpoints" / "last.ckpt")
-        callbacks = [*(self.config_init.trainer.callbacks or []), self.throughput, self.samples, self.best, last]
-        if self.config.trainer.enable_progress_bar is not False:
-            callbacks.append(Progress())
-        loggers = [csv, TensorBoardLogger(csv.save_dir, name, csv.version)]
-        return super().instantiate_trainer(logger=loggers, callbacks=callbacks, **kwargs)
+        progress = [] if self.config.trainer.enable_progress_bar is False else [Progress()]
+        callbacks = [*(self.config_init.trainer.callbacks or []), self.throughput, self.samples, ValidateAtTheEnd()]
+        if self.config.trainer.enable_checkpointing is not False:
+            callbacks += [self.best, LastCheckpoint(folder / "checkpoints" / "last.ckpt")]
+        loggers = [csv, TensorBoardLogger(csv.save_dir, csv.name, csv.version)]
+        return super().instantiate_trainer(logger=loggers, callbacks=callbacks + progress, **kwargs)
 
 
 def main() -> None:

@@ -92,6 +92,16 @@ class Samples(pl.Callback):
         )
 
 
+class ValidateAtTheEnd(pl.Callback):
+    """Lightning validates after a stop that is asked for, as max_time does, but not at max_steps: this asks there."""
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == trainer.max_steps:
+            trainer.should_stop = True
+
+
 class LastCheckpoint(pl.Callback):
     """Writes last.ckpt every so many updates and at the last one, always between two batches: a run that resumes there
     goes on with the next window, where one saved at the end of training would skip the rest of the epoch.
@@ -103,8 +113,7 @@ class LastCheckpoint(pl.Callback):
     def on_train_batch_end(
         self, trainer: Any, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        stops = trainer.should_stop or trainer.is_last_batch or trainer.global_step == trainer.max_steps
-        if stops or trainer.global_step % self.every_n_updates == 0:
+        if trainer.should_stop or trainer.is_last_batch or trainer.global_step % self.every_n_updates == 0:
             trainer.save_checkpoint(self.path)
 
 

@@ -75,10 +75,17 @@ class LanguageModel(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        sizes = {"hidden_size": hidden_size, "num_layers": num_layers, "embedding_size": embedding_size or 1}
+        sizes = {"hidden_size": hidden_size, "num_layers": num_layers, "decay_steps": decay_steps}
+        sizes["embedding_size"] = 1 if embedding_size is None else embedding_size
         for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"--model.{name} is {value}: it must be at least 1")
+        rates = {"learning_rate": learning_rate, "weight_decay": weight_decay, "warmup_steps": warmup_steps}
+        for name, rate in rates.items():
+            if not 0 <= rate < math.inf:
+                raise ValueError(f"--model.{name} is {rate}: it must be 0 or more")
+        if not 0 < decay_rate < 1:
+            raise ValueError(f"--model.decay_rate is {decay_rate}: it must lie between 0 and 1")
         if schedule == "plateau" and warmup_steps:
             raise ValueError("--model.warmup_steps cannot be combined with --model.schedule plateau: leave it at 0")
         self.embedding = nn.Embedding(vocab_size, embedding_size) if embedding_size else None

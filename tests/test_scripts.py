@@ -82,6 +82,20 @@ def test_the_same_seed_gives_the_same_bits(root: Path, text: Path) -> None:
     assert metrics(root / "lstm" / "version_1") == metrics(root / "lstm" / "version_0")
 
 
+def test_a_run_that_stops_at_a_number_of_updates_validates_too(text: Path, tmp_path: Path) -> None:
+    done = small(ROOT / "configs" / "gru.yaml", text, tmp_path, "--trainer.max_steps", "3")
+    assert done.returncode == 0 and done.stderr == ""
+    assert "update 3: held out" in done.stdout and "best checkpoint" in done.stdout
+    plain = ["--trainer.enable_checkpointing", "false", "--trainer.enable_progress_bar", "false"]
+    done = small(ROOT / "configs" / "rnn.yaml", text, tmp_path, *plain)
+    assert done.returncode == 0 and "no checkpoint was kept" in done.stdout
+
+
+def test_without_a_config_there_is_nothing_to_train(tmp_path: Path) -> None:
+    done = run("train.py", cwd=tmp_path)
+    assert done.returncode == 2 and "give --config configs/lstm.yaml" in done.stderr and not any(tmp_path.iterdir())
+
+
 def test_a_run_goes_on_from_its_last_checkpoint(root: Path, text: Path) -> None:
     last = str(root / "lstm" / "version_0" / "checkpoints" / "last.ckpt")
     more = ["--trainer.max_epochs", "3", "--ckpt_path", last]
@@ -155,6 +169,7 @@ MISTAKES = {
     "not a checkpoint": (["--ckpt_path", "{tmp}/short.txt"], "short.txt: is not a checkpoint of train.py"),
     "no config": (["--config", "{tmp}/none.yaml"], "none.yaml"),
     "bad config": (["--config", "{tmp}/bad.yaml"], "learning_speed"),
+    "bad time": (["--trainer.max_time", "5"], "DD:HH:MM:SS"),
     "other vocabulary": (
         ["--data.path", "{tmp}/other.txt", "--ckpt_path", "{ckpt}"],
         "trained with another vocabulary",

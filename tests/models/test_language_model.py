@@ -167,6 +167,10 @@ def test_the_forget_bias_is_added_once_to_the_forget_gate() -> None:
         ({"hidden_size": 0}, "--model.hidden_size is 0"),
         ({"num_layers": -1}, "--model.num_layers is -1"),
         ({"schedule": "plateau", "warmup_steps": 3}, "--model.warmup_steps cannot be combined"),
+        ({"embedding_size": 0}, "--model.embedding_size is 0"),
+        ({"learning_rate": -1.0}, "--model.learning_rate is -1.0"),
+        ({"learning_rate": math.nan}, "--model.learning_rate is nan"),
+        ({"decay_rate": 0.0}, "--model.decay_rate is 0.0"),
         ({"cell": "elman"}, "'elman' does not exist: choose one of rnn, gru, lstm"),
     ],
 )
