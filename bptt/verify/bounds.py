@@ -18,88 +18,142 @@ Products, quotients and exp may also underflow. What is below the smallest norma
 
 A derivative that one room writes as 1 − y² and the other as (1 − y)(1 + y) is another expression of the same truth:
 each room stays within its own bound of it, so the two stay within the sum of both bounds of each other.
+
+Taken over many steps, such a bound takes absolute values at each of them, and grows far faster than errors do. So a
+number may also carry a radius r: it is off by a deviation of at most r, whose first-order effect is accounted for
+elsewhere (by the Jacobians, in `sequences.py`). Then e is what comes on top: the rounding errors, and Taylor's
+remainder. With D = r + e:
+
+* a product leaves D_x D_y − e_x e_y more; its radius is |x̂| r_y + |ŷ| r_x;
+* a quotient q = x/y leaves (D_x + |q| D_y) / |ŷ| · D_y / (|ŷ| − D_y); its radius is (r_x + |q| r_y) / |ŷ|;
+* exp leaves v (e^D − 1 − r), ln leaves −ln(1 − D/x̂) − r/x̂, with radii v r and r/x̂;
+* tanh leaves e + ½ · 4/(3√3) · r², as |tanh″| ≤ 4/(3√3); its radius is (1 − tanh²) r.
 """
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from bptt.arithmetic import Array
 from bptt.verify.numbers import Number
 
-UNIT = 2.0**-53
-SMALLEST = 2.0**-1022  # the smallest normal number
 FUNCTION_ULPS = 2  # glibc, NumPy's SIMD loops and Sleef (which torch uses) each state less, 1 to 1.5
-
-
-def gamma(operations: int) -> float:
-    return operations * UNIT / (1 - operations * UNIT)
+OVERFLOWS = 700.0  # e to that power is nearly the largest number
+STEEPEST = 4 / (3 * math.sqrt(3))  # max |tanh″|
 
 
 class Bounded(Number):
-    """A float64 value and a bound on its distance from the truth."""
+    """A value, a radius that it may deviate by, and a bound on how far it is from the truth beyond that."""
 
-    __slots__ = ("inherited", "reach", "terms")
+    __slots__ = ("inherited", "radius", "reach", "terms")
+    unit: ClassVar[float] = 2.0**-53
+    smallest: ClassVar[float] = 2.0**-1022  # the smallest normal number
+    function_floor: ClassVar[float] = 0.0  # functions are only as good as if their result were at least this
 
-    def __init__(self, value: float, inherited: float, terms: int = 1, reach: float | None = None) -> None:
+    def __init__(
+        self, value: float, inherited: float = 0.0, radius: float = 0.0, terms: int = 1, reach: float | None = None
+    ) -> None:
         self.value = value
         self.inherited = inherited  # Σ eᵢ
+        self.radius = radius
         self.terms = terms  # n
-        self.reach = abs(value) + inherited if reach is None else reach  # Σ (|t̂ᵢ| + eᵢ)
+        self.reach = abs(value) + inherited + radius if reach is None else reach  # Σ (|t̂ᵢ| + Dᵢ)
 
     @classmethod
     def of(cls, number: Any) -> "Bounded":
-        return number if isinstance(number, Bounded) else cls(float(number), 0.0)
+        return number if isinstance(number, Bounded) else cls(float(number))
 
     @property
     def error(self) -> float:
-        return self.inherited + gamma(self.terms - 1) * self.reach
+        operations = (self.terms - 1) * self.unit
+        return self.inherited + operations / (1 - operations) * self.reach if operations < 1 else math.inf
+
+    @property
+    def distance(self) -> float:
+        """What the truth can be away at most."""
+        return self.radius + self.error
 
     @property
     def most(self) -> float:
         """What the truth can be at most, in size."""
-        return abs(self.value) + self.error
+        return abs(self.value) + self.distance
 
     def __add__(self, other: Any) -> "Bounded":
-        other = Bounded.of(other)
-        inherited, reach = self.inherited + other.inherited, self.reach + other.reach
-        return Bounded(self.value + other.value, inherited, self.terms + other.terms, reach)
+        other = self.of(other)
+        inherited, radius = self.inherited + other.inherited, self.radius + other.radius
+        return type(self)(
+            self.value + other.value, inherited, radius, self.terms + other.terms, self.reach + other.reach
+        )
 
     def __mul__(self, other: Any) -> "Bounded":
-        other = Bounded.of(other)
-        x, y = self.error, other.error
-        carried = abs(self.value) * y + abs(other.value) * x + x * y
-        return Bounded(self.value * other.value, carried + UNIT * self.most * other.most + SMALLEST)
+        other = self.of(other)
+        carried = abs(self.value) * other.error + abs(other.value) * self.error + self.distance * other.distance
+        radius = abs(self.value) * other.radius + abs(other.value) * self.radius
+        rounded = self.unit * self.most * other.most + self.smallest
+        return type(self)(self.value * other.value, carried + rounded, radius)
 
     def __truediv__(self, other: Any) -> "Bounded":
-        other = Bounded.of(other)
-        quotient = self.value / other.value
-        carried = (self.error + abs(quotient) * other.error) / (abs(other.value) - other.error)
-        return Bounded(quotient, carried + UNIT * (abs(quotient) + carried) + SMALLEST)
+        other = self.of(other)
+        quotient, least = self.value / other.value, abs(other.value) - other.distance
+        if least <= 0:
+            return type(self)(quotient, math.inf)
+        first = (self.error + abs(quotient) * other.error) / abs(other.value)
+        whole = (self.distance + abs(quotient) * other.distance) / abs(other.value)
+        carried = first + whole * other.distance / least
+        radius = (self.radius + abs(quotient) * other.radius) / abs(other.value)
+        rounded = self.unit * (abs(quotient) + radius + carried) + self.smallest
+        return type(self)(quotient, carried + rounded, radius)
 
     def __neg__(self) -> "Bounded":
-        return Bounded(-self.value, self.inherited, self.terms, self.reach)
+        return type(self)(-self.value, self.inherited, self.radius, self.terms, self.reach)
+
+    def function(self, value: float, carried: float, radius: float) -> "Bounded":
+        """A library's function of this number, that may itself be off by so many ULPs."""
+        most = max(abs(value) + radius + carried, self.function_floor)
+        return type(self)(value, carried + 2 * self.unit * FUNCTION_ULPS * most + self.smallest, radius)
 
     def exp(self) -> "Bounded":
-        value, growth = math.exp(self.value), math.expm1(self.error)
-        return Bounded(value, value * (growth + 2 * UNIT * FUNCTION_ULPS * (1 + growth)) + SMALLEST)
+        value = math.exp(self.value)
+        if self.distance > OVERFLOWS:
+            return type(self)(value, math.inf)
+        return self.function(value, value * (math.expm1(self.distance) - self.radius), value * self.radius)
 
     def ln(self) -> "Bounded":
-        value = math.log(self.value)
-        carried = -math.log1p(-self.error / self.value)
-        return Bounded(value, carried + 2 * UNIT * FUNCTION_ULPS * (abs(value) + carried))
+        value, relative = math.log(self.value), self.distance / self.value
+        if relative >= 1:
+            return type(self)(value, math.inf)
+        radius = self.radius / self.value
+        return self.function(value, -math.log1p(-relative) - radius, radius)
 
     def tanh(self) -> "Bounded":
         value = math.tanh(self.value)
-        return Bounded(value, self.error + 2 * UNIT * FUNCTION_ULPS * (abs(value) + self.error))
+        carried = self.error + STEEPEST / 2 * self.radius**2
+        return self.function(value, carried, (1 - value * value) * self.radius)
 
 
-def bounded(array: Array) -> Array:
-    """An object array of numbers that are exact as given."""
-    return np.frompyfunc(Bounded.of, 1, 1)(np.asarray(array, object))
+class Float32(Bounded):
+    unit, smallest = 2.0**-24, 2.0**-126
+
+
+class BFloat16(Bounded):
+    unit, smallest = 2.0**-8, 2.0**-126
+
+
+FORMATS: dict[str, type[Bounded]] = {"float64": Bounded, "float32": Float32, "bfloat16": BFloat16}
+
+
+def bounded(array: Array, kind: type[Bounded] = Bounded, errors: Any = 0.0, radii: Any = 0.0) -> Array:
+    """An object array of numbers, exact as given unless an error or a radius comes with them."""
+    return np.frompyfunc(lambda v, e, r: kind(float(v), float(e), float(r)), 3, 1)(array, errors, radii)
 
 
 def errors(array: Array) -> Array:
-    """The bounds in an object array, as float64."""
-    return np.asarray(np.frompyfunc(lambda number: Bounded.of(number).error, 1, 1)(array), np.float64)
+    """The bounds in an object array, as float64; infinite where there is none."""
+    found = np.asarray(np.frompyfunc(lambda number: Bounded.of(number).error, 1, 1)(array), np.float64)
+    return no_bound_is_infinite(found)
+
+
+def no_bound_is_infinite(bounds: Array) -> Array:
+    """∞ · 0, where a bound has grown beyond all numbers, is no number; the bound is infinite still."""
+    return np.where(np.isnan(bounds), np.inf, bounds)

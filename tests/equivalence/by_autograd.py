@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -98,7 +97,7 @@ def gradients_of(module: nn.Module) -> dict[str, Tensor | None]:
 
 
 def arrays(results: dict[str, Any]) -> Arrays:
-    return {name: value.detach().numpy().astype(np.float64) for name, value in results.items()}
+    return {name: value.detach().double().numpy() for name, value in results.items()}
 
 
 def spread(tensor: Tensor) -> Tensor:

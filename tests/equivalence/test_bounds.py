@@ -1,5 +1,7 @@
 """Tier E3: smooth cells, any input, within bounds that are derived and not fitted."""
 
+from decimal import Decimal, localcontext
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bptt.cells import CELLS, Activations
-from bptt.verify.bounds import bounded, errors
-from bptt.verify.cases import Arrays, Sizes, by_hand
+from bptt.verify.bounds import FORMATS, Bounded, bounded, errors
+from bptt.verify.cases import Arrays, Case, Sizes, by_hand
+from bptt.verify.sequences import Sources, jacobians, sequence_bounds
 from bptt.verify.smooth_cases import random_layers, random_model, random_parameters
 from models.cells import CELLS as TORCH_CELLS
 from tests.equivalence.by_autograd import by_autograd
@@ -75,6 +78,100 @@ def test_the_bound_of_a_step_means_something_however_long_the_sequence(T: int) -
     assert used.max() <= 1 and np.median(used) > 1e-3
 
 
+def shares_of_a_sequence(case: Case) -> np.ndarray:
+    ours, theirs, bounds = by_hand(case, np.copy), by_autograd(case, torch.float64), sequence_bounds(case)
+    assert bounds.keys() == theirs.keys()
+    return np.concatenate([(np.abs(ours[name] - theirs[name]) / (2 * bounds[name])).ravel() for name in theirs])
+
+
+@settings(max_examples=700, deadline=None, derandomize=True)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 3), st.integers(1, 2), st.integers(1, 2))
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_sequence_is_within_its_bound(cell: str, seed: int, T: int, H: int, B: int, L: int) -> None:
+    assert shares_of_a_sequence(random_layers(cell, Sizes(T, B, 2, H, L), seed)).max() <= 1
+
+
+@pytest.mark.parametrize("T", [3, 10, 50])
+def test_the_bound_of_a_sequence_means_something_up_to_50_steps(T: int) -> None:
+    """The median share of the bound that is used stays above 1e-4."""
+    for H in (4, 16):
+        used = np.concatenate([shares_of_a_sequence(random_layers(cell, Sizes(T, 1, 3, H))) for cell in CELLS])
+        print(f"T={T}, H={H}: median share of the bound {np.median(used):.1e}, largest {used.max():.2f}")
+        assert used.max() <= 1 and np.median(used) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_narrow_formats_have_bounds_of_their_own(cell: str, name: str) -> None:
+    """In bfloat16, the remainder is as large as what it is the remainder of, and sums round after every few terms."""
+    dtype, kind = getattr(torch, name), FORMATS[name]
+    for seed in range(20):
+        drawn = random_layers(cell, Sizes(T=3, B=2, I=2, H=3), seed)
+        groups = ("inputs", "parameters", "cotangents")
+        held = {group: rounded(getattr(drawn, group), dtype, scale=0.5) for group in groups}
+        case = Case(**{**vars(drawn), **held})
+        ours, theirs, bounds = by_hand(case, np.copy), by_autograd(case, dtype), sequence_bounds(case, kind)
+        for result in theirs:
+            assert (np.abs(ours[result] - theirs[result]) <= bounds[result]).all(), result
+            assert (theirs[result] != ours[result]).any()
+
+
+def rounded(arrays: Arrays, dtype: torch.dtype, scale: float) -> Arrays:
+    return {name: torch.tensor(value * scale).to(dtype).double().numpy() for name, value in arrays.items()}
+
+
+FUNCTIONS = {
+    "product": (lambda u, v: u * v, lambda x, y: (y, x)),
+    "quotient": (lambda u, v: u / v, lambda x, y: (1 / y, -x / y**2)),
+    "exp": (lambda u, v: np.exp(u), lambda x, y: (np.exp(x), 0.0)),
+    "ln": (lambda u, v: np.log(u) if isinstance(u, float) else u.ln(), lambda x, y: (1 / x, 0.0)),
+    "tanh": (
+        lambda u, v: 1 - 2 / ((2 * u).exp() + 1) if isinstance(u, Decimal) else np.tanh(u),
+        lambda x, y: (1 - np.tanh(x) ** 2, 0.0),
+    ),
+}
+LARGE, RADIUS, SHARE = st.floats(0.5, 4), st.floats(0, 0.2), st.floats(-1, 1)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(LARGE, LARGE, RADIUS, RADIUS, SHARE, SHARE)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_the_radius_leaves_is_the_error(
+    name: str, x: float, y: float, r: float, s: float, a: float, b: float
+) -> None:
+    """The radius is what is linear in the deviations, and the error what is not."""
+    function, slopes = FUNCTIONS[name]
+    found, (slope_x, slope_y) = function(Bounded(x, radius=r), Bounded(y, radius=s)), slopes(x, y)
+    assert found.radius == pytest.approx(abs(slope_x) * r + abs(slope_y) * s)
+    linear = slope_x * a * r + slope_y * b * s
+    rounding = 1e-13  # of this line, whose numbers are at most e⁴·⁴: 2¹⁰ roundings of 10⁻¹⁶
+    assert abs(function(x + a * r, y + b * s) - function(x, y) - linear) <= found.error + rounding
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_one_rounded_operation_is_within_its_bound_and_uses_it(name: str) -> None:
+    """Against 60 digits: the worst of 200 results uses a tenth of its bound or more."""
+    rng, function, shares = np.random.default_rng(0), FUNCTIONS[name][0], []
+    with localcontext() as context:
+        context.prec = 60
+        for x, y in rng.uniform(0.5, 4, (200, 2)):
+            truth, found = function(Decimal(x), Decimal(y)), function(Bounded(x), Bounded(y))
+            shares.append(float(abs(Decimal(float(found.value)) - truth)) / found.error)
+    assert 0.1 <= max(shares) <= 1
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_source_moves_what_it_stands_for(cell: str) -> None:
+    case = random_layers(cell, Sizes(T=3, B=2, I=2, H=3, L=2))
+    sources = Sources(case)
+    found = jacobians(case, 1, sources)
+    for what, numbers in sources.numbers.items():
+        for layer in range(1 if what == "d_x" else 0, 2):
+            itself = np.take_along_axis(found.layers[layer][what], numbers[layer][..., np.newaxis], axis=-1)
+            assert (itself == 1).all(), (what, layer)
+    assert sorted(np.concatenate([n[n >= 0].ravel() for n in sources.numbers.values()]))[-1] == sources.count - 1
+
+
 @pytest.mark.parametrize("loss", ["every", "last"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_short_whole_model_is_within_the_bound_that_its_own_code_gives(cell: str, loss: str) -> None:
@@ -84,6 +181,15 @@ def test_a_short_whole_model_is_within_the_bound_that_its_own_code_gives(cell: s
         ours, theirs, bounds = by_hand(case, np.copy), by_autograd(case, torch.float64), by_hand(case, bounded)
         for name, result in theirs.items():
             assert (np.abs(ours[name] - result) <= 2 * errors(bounds[name])).all(), name
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_well_scaled_results_are_the_same_bits_in_float32(cell: str) -> None:
+    """Two float64 results that differ in their last bits round to the same float32, but for one entry in some 10⁷."""
+    case = random_layers(cell, Sizes(T=10, B=2, I=3, H=8, L=2))
+    ours, theirs = by_hand(case, np.copy), by_autograd(case, torch.float64)
+    assert any((ours[name] != theirs[name]).any() for name in theirs)
+    assert all((ours[name].astype(np.float32) == theirs[name].astype(np.float32)).all() for name in theirs)
 
 
 def test_a_term_that_is_missing_is_far_outside() -> None:
