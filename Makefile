@@ -7,7 +7,7 @@ train: .venv/ready
 	$(BIN)/python train.py --config configs/lstm.yaml
 
 test: .venv/ready
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -1,8 +1,11 @@
 """Prove gradients, and prove the proof.
 
-python check.py mutants      which published bugs the exact cases catch, and which pass the tests of others
+python check.py candidate FILE.py:NAME --cell lstm    is somebody's implementation right, or where is it wrong?
+python check.py mutants                               which published bugs the exact cases catch, and others' tests miss
+python check.py vectors FOLDER                        cases with every result and intermediate, for any language
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +14,91 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bptt.cells import CELLS
+from bptt.verify.bounds import FORMATS
+from bptt.verify.candidates import EXPECTED
+from bptt.verify.layouts import LAYOUTS, declared
 from bptt.verify.matrix import COLUMNS, SETTINGS, cells_of, exact_cases, is_noticed, wrong_results
 from bptt.verify.mutants import MUTANTS
+from bptt.verify.trials import Request, ask, from_vectors, questions
 from bptt.verify.vector_files import MANIFEST, write
+from bptt.verify.verdict import Verdict, judge
 from command_line import mistakes_in_one_line
+
+CANDIDATES = f"""Exit code 0: right, 1: wrong, 2: could not be run. A candidate is
+{"; ".join(f"a {kind}: {signature}" for kind, signature in EXPECTED.items())};
+or, with --exec, any program that reads and writes files as bptt/verify/vectors/README.md describes."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> Any:
     parser = ArgumentParser(description=__doc__, exit_on_error=False)
     commands = parser.add_subcommands()
+    commands.add_subcommand("candidate", candidate_arguments())
     matrix = ArgumentParser(description="Two tables: bug × exact case, and bug × what others test with.")
     commands.add_subcommand("mutants", matrix)
     files = ArgumentParser(description="Cases with every result and intermediate, as JSON, text and .npz.")
     files.add_argument("folder", type=str, help="where to write them")
     commands.add_subcommand("vectors", files)
     return parser.parse_args(arguments)
+
+
+def candidate_arguments() -> ArgumentParser:
+    parser = ArgumentParser(description=CANDIDATES)
+    add = parser.add_argument
+    add("target", type=str, nargs="?", help="path/to/file.py:name, or package.module:name")
+    add("--exec", type=str, help="a command instead, such as './mine {case} {out}'")
+    add("--cell", type=str, choices=list(CELLS), required=True, help="what it computes")
+    add("--layers", type=int, default=1, help="how deep the stack is")
+    add("--dtype", type=str, choices=list(FORMATS), default="float64", help="the arithmetic it is to be run in")
+    add("--device", type=str, default="cpu", help="of torch: cpu, cuda, …")
+    add("--layout", type=str, choices=list(LAYOUTS), default="torch", help="whose names, gate order and shapes")
+    add("--gates", type=str, help="their order, if it is another: ifog, say")
+    add("--names", type=str, help="what it calls its parameters: weight_ih=W_x,bias_ih=b")
+    add("--one_bias", action="store_true", help="it has no bias_hh")
+    add("--transposed", action="store_true", help="its weights are (I, G·H) and (H, G·H)")
+    add("--vectors", type=str, help="try it on the test vectors of this folder")
+    add("--quick", action="store_true", help="three cases only")
+    add("--json", action="store_true", help="the verdict for machines")
+    add("--time_limit", type=float, default=60.0, help="seconds")
+    return parser
+
+
+def check_candidate(options: Any) -> int:
+    if (options.target is None) == (options.exec is None):
+        raise ValueError("give either path/to/file.py:name or --exec 'program {case} {out}'")
+    if options.layers < 1 or options.time_limit <= 0:
+        raise ValueError("--layers must be at least 1 and --time_limit more than 0")
+    pairs = [pair.partition("=") for pair in (options.names or "").split(",") if pair]
+    layout = {
+        "layout": options.layout, "gates": options.gates, "names": {ours: theirs for ours, _, theirs in pairs},
+        "one_bias": options.one_bias, "transposed": options.transposed,
+    }  # fmt: skip
+    declared(options.cell, **layout)
+    request = Request(
+        options.target or options.exec, options.cell, options.exec is not None, options.layers, options.dtype,
+        options.device, layout,
+    )  # fmt: skip
+    about = from_vectors(request, Path(options.vectors)) if options.vectors else questions(request, options.quick)
+    verdict = judge(request, about, ask(request, about, options.time_limit))
+    if options.json:
+        print(json.dumps(verdict.as_dict()))
+    elif verdict.status == "could not run":
+        raise ValueError(f"{options.target or options.exec}: {verdict.sentence}")
+    else:
+        show(verdict)
+    return verdict.exit_code
+
+
+def show(verdict: Verdict) -> None:
+    table = Table("result", "shape", "largest error", "its size", "share of bound", "in case", "")
+    for row in verdict.rows:
+        shape, share = " × ".join(map(str, row.shape)), f"{row.share:.2g}"
+        judged = "right" if row.right else "[bold]WRONG[/bold]"
+        table.add_row(escape(row.name), shape, f"{row.error:.1e}", f"{row.size:.1e}", share, row.case, judged)
+    console = Console(width=None if Console().is_terminal else 120, highlight=False)
+    if verdict.rows:
+        console.print(table)
+    console.print(f"[bold]{verdict.status.upper()}[/bold]: {escape(verdict.sentence)}")
 
 
 def kill_table() -> tuple[Table, int]:
@@ -55,16 +128,6 @@ def comparison_table() -> Table:
     return table
 
 
-def main() -> None:
-    with mistakes_in_one_line("check.py"):
-        options = parse_arguments()
-        if options.subcommand == "vectors":
-            files = write(Path(options.vectors.folder))
-            print(f"{len(files)} files in {options.vectors.folder}; {MANIFEST} has their checksums")
-            return
-    raise SystemExit(print_matrix())
-
-
 def print_matrix() -> int:
     """Both tables; the exit code says whether some bug was missed."""
     console = Console(width=150)
@@ -73,6 +136,18 @@ def print_matrix() -> int:
     console.print(comparison_table())
     console.print(f"{len(MUTANTS)} bugs; the exact cases miss {missed or 'none'}.")
     return 1 if missed else 0
+
+
+def main() -> None:
+    with mistakes_in_one_line("check.py"):
+        options = parse_arguments()
+        if options.subcommand == "vectors":
+            files = write(Path(options.vectors.folder))
+            print(f"{len(files)} files in {options.vectors.folder}; {MANIFEST} has their checksums")
+        elif options.subcommand == "candidate":
+            raise SystemExit(check_candidate(options.candidate))
+    if options.subcommand == "mutants":
+        raise SystemExit(print_matrix())
 
 
 if __name__ == "__main__":

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from jsonargparse import ArgumentError
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 
 @contextmanager
-def mistakes_in_one_line(script: str) -> Iterator[None]:
+def mistakes_in_one_line(script: str, *more: type[Exception]) -> Iterator[None]:
     """Around everything that reads the user's input, and nothing else: errors of our own keep their traceback."""
+    mistakes: tuple[type[Exception], ...] = (ArgumentError, OSError, ValueError, *more)
     try:
         yield
-    except (ArgumentError, MisconfigurationException, OSError, ValueError) as error:
+    except mistakes as error:
         print(f"{script}: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
 

@@ -1,8 +1,6 @@
-"""Train a model from a YAML file, and leave a checkpoint that generates text.
+"""Train a model from a YAML file, in <runs or --trainer.default_root_dir>/<the file's name>/version_N/.
 
-    python train.py --config configs/lstm.yaml [--data.path FILE] [--trainer.max_time 00:00:03:00] [--ckpt_path FILE]
-
-A run writes <root>/<name of the config>/version_N/, where the root is `runs` or --trainer.default_root_dir.
+python train.py --config configs/lstm.yaml [--data.path FILE] [--trainer.max_time 00:00:03:00] [--ckpt_path FILE]
 """
 
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from command_line import mistakes_in_one_line, quiet
 from datamodules.text import TextDataModule
@@ -46,7 +45,7 @@ class TrainingRun(LightningCLI):
 
 def main() -> None:
     quiet()
-    with mistakes_in_one_line("train.py"):
+    with mistakes_in_one_line("train.py", MisconfigurationException):
         run = TrainingRun(
             LanguageModel, TextDataModule, run=False, auto_configure_optimizers=False,
             trainer_defaults={"num_sanity_val_steps": 0, "enable_model_summary": False},

@@ -151,9 +151,9 @@ def bounded(array: Array, kind: type[Bounded] = Bounded, errors: Any = 0.0, radi
 def errors(array: Array) -> Array:
     """The bounds in an object array, as float64; infinite where there is none."""
     found = np.asarray(np.frompyfunc(lambda number: Bounded.of(number).error, 1, 1)(array), np.float64)
-    return no_bound_is_infinite(found)
+    return infinite_where_none(found)
 
 
-def no_bound_is_infinite(bounds: Array) -> Array:
+def infinite_where_none(bounds: Array) -> Array:
     """∞ · 0, where a bound has grown beyond all numbers, is no number; the bound is infinite still."""
     return np.where(np.isnan(bounds), np.inf, bounds)

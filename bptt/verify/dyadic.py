@@ -67,6 +67,8 @@ class Dyadic(Number):
 
     def exp(self) -> "Dyadic":
         """eˣ at the points where floating point has it exactly; elsewhere it raises ArithmeticError."""
+        if self.value + self.reach / 8 < EXP_IS_ZERO:  # whatever 8 bits make of a sum of up to 25 terms: γ₂₅ < 1/8
+            return Dyadic.of(0)
         if self.value == 0 or self.value < EXP_IS_ZERO:
             return Dyadic.of(int(self.value == 0), self.bits)
         raise ArithmeticError(f"e^{float(self.value)} is not exact")

@@ -23,7 +23,7 @@ import numpy as np
 from bptt.arithmetic import Array
 from bptt.cells import CELLS
 from bptt.layers import LayerTrace, Recurrent, of_layer, parameter_gradients
-from bptt.verify.bounds import Bounded, bounded, errors, no_bound_is_infinite
+from bptt.verify.bounds import Bounded, bounded, errors, infinite_where_none
 from bptt.verify.cases import Arrays, Case, state_of
 
 MOVE = 1e-200j
@@ -159,8 +159,7 @@ class OneSequence(NamedTuple):
     bounds: Array  # of the sources
 
     def radius(self, jacobian: Array) -> Array:
-        with np.errstate(invalid="ignore"):
-            return no_bound_is_infinite(np.abs(jacobian) @ self.bounds)
+        return infinite_where_none(np.abs(jacobian) @ self.bounds)
 
 
 def bounded_walk(case: Case, member: int, kind: type[Bounded]) -> OneSequence:
@@ -177,13 +176,13 @@ def bounded_walk(case: Case, member: int, kind: type[Bounded]) -> OneSequence:
         return bounded(array, kind, own, radius)
 
     convert = {name: bounded(value, kind) for name, value in of_member(case, member).items()}
-    with np.errstate(invalid="ignore"):
-        found.layers.extend(walk(case, convert, hand_on))
+    found.layers.extend(walk(case, convert, hand_on))
     return found
 
 
+@np.errstate(invalid="ignore", over="ignore")  # a bound may grow beyond all numbers
 def sequence_bounds(case: Case, kind: type[Bounded] = Bounded) -> Arrays:
-    """For every result of `by_hand(case)`: how far one that rounds as `kind` does may be from the truth."""
+    """For every result of `by_hand(case)` and the δ of each step: how far one that rounds as `kind` does may be off."""
     s, parts = case.sizes, CELLS[layers_of(case).cell].state._fields
     walks = [bounded_walk(case, member, kind) for member in range(s.B)]
     layers = [
@@ -199,6 +198,8 @@ def sequence_bounds(case: Case, kind: type[Bounded] = Bounded) -> Arrays:
         for name, value in local.items():
             carried = sum(one.radius(one.jacobians.parameters[layer][name]) for one in walks)
             found[f"d.cells.{layer}.{name}"] = errors(value) + carried
+        for name, part in (("x_part", of.d_x_part), ("h_part", of.d_h_part)):
+            found[f"d.layer.{layer}.{name}"] = radii(part) + errors(part)
     return found
 
 

@@ -14,12 +14,11 @@ import numpy as np
 from bptt.cells import CELLS
 from bptt.layers import Recurrent
 from bptt.verify.cases import Arrays, Case, Sizes, by_hand, exact_points, parts_of, piecewise_linear, state_of
-from bptt.verify.numbers import largest_terms, terms
 from bptt.verify.oracles import central_differences
+from bptt.verify.sequences import sequence_bounds
 from bptt.verify.smooth_cases import random_layers
 
 MANIFEST = "SHA256SUMS"
-ULPS = 8  # of the largest term: how far a float64 result may be from the truth where it must round
 
 
 def cases() -> Iterator[tuple[Case, Arrays]]:
@@ -36,7 +35,7 @@ def cases() -> Iterator[tuple[Case, Arrays]]:
         truth = {
             name: np.asarray(value) for name, value in (by_hand(smooth, np.copy) | central_differences(smooth)).items()
         }
-        bound = {name: ULPS * np.spacing(largest_terms(value)) for name, value in by_hand(smooth, terms).items()}
+        bound = {name: of for name, of in sequence_bounds(smooth).items() if name in truth}
         yield Case(**{**vars(smooth), "truth": truth}), bound
 
 
@@ -92,16 +91,68 @@ def write(folder: Path) -> list[Path]:
             for group, members in arrays.items()
         }
         files[-3].write_text(json.dumps(as_json, indent=1) + "\n", encoding="utf-8")
-        lines = [f"{k} {v}" for k, v in header(case)["sizes"].items()]
-        for group, members in arrays.items():
-            for name, a in members.items():
-                lines += [f"{group}:{name} {a.ndim} {' '.join(map(str, a.shape))}", " ".join(hexadecimal(a))]
-        files[-2].write_text("\n".join(lines) + "\n", encoding="utf-8")
+        files[-2].write_text(text(header(case)["sizes"], arrays), encoding="utf-8")
         flat = {f"{group}:{name}": a for group, members in arrays.items() for name, a in members.items()}
         np.savez_compressed(files[-1], **flat)  # type: ignore[arg-type]  # its stubs take the names for options
     sums = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
     (folder / MANIFEST).write_text(sums, encoding="utf-8")
     return files
+
+
+def read(folder: Path) -> list[tuple[Case, Arrays]]:
+    """The cases of a folder that `write` has written, each with its bound.
+
+    Raises ValueError where a file is not the one that was written, and FileNotFoundError where one is missing.
+    """
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        raise FileNotFoundError(f"{manifest}: no such file; give a folder that check.py vectors has written")
+    for line in manifest.read_text(encoding="utf-8").splitlines():
+        digest, _, name = line.partition("  ")
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+            raise ValueError(f"{folder / name} is not what {MANIFEST} says it is: write or fetch the vectors again")
+    return [read_case(path) for path in sorted(folder.glob("*.json"))]
+
+
+def read_case(path: Path) -> tuple[Case, Arrays]:
+    told = json.loads(path.read_text(encoding="utf-8"))
+    with np.load(path.with_suffix(".npz")) as file:
+        group = {
+            kind: {name.split(":")[1]: file[name] for name in file.files if name.startswith(f"{kind}:")}
+            for kind in ("input", "parameter", "cotangent", "result", "bound")
+        }
+    network = Recurrent(told["cell"], told["sizes"]["L"], told["activation"], told["gate_activation"])
+    given = group["input"], group["parameter"], group["cotangent"], group["result"]
+    return Case(path.stem, network, Sizes(**told["sizes"]), *given), group["bound"]
+
+
+def text(sizes: dict[str, int], groups: dict[str, Arrays]) -> str:
+    """The form for readers without JSON: a line for each size, then two for each array."""
+    lines = [f"{name} {size}" for name, size in sizes.items()]
+    for group, members in groups.items():
+        for name, a in members.items():
+            lines += [f"{group}:{name} {a.ndim} {' '.join(map(str, a.shape))}", " ".join(hexadecimal(a))]
+    return "\n".join(lines) + "\n"
+
+
+def parse_text(content: str) -> tuple[dict[str, int], Arrays]:
+    """The sizes and the arrays of such a file, by `group:name`. Raises ValueError where it is none."""
+    sizes: dict[str, int] = {}
+    arrays: Arrays = {}
+    lines = iter(content.splitlines())
+    for line in lines:
+        name, *numbers = line.split()
+        if len(numbers) == 1 and ":" not in name:
+            sizes[name] = int(numbers[0])
+            continue
+        shape = tuple(map(int, numbers[1:]))
+        if len(shape) != int(numbers[0]):
+            raise ValueError(f"{name} says {numbers[0]} axes and gives {len(shape)}")
+        values = [float.fromhex(number) for number in next(lines, "").split()]
+        if len(values) != int(np.prod(shape)):
+            raise ValueError(f"{name} says shape {shape} and gives {len(values)} numbers")
+        arrays[name] = np.array(values).reshape(shape)
+    return sizes, arrays
 
 
 def hexadecimal(array: np.ndarray[Any, Any]) -> list[str]:

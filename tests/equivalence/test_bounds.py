@@ -80,7 +80,7 @@ def test_the_bound_of_a_step_means_something_however_long_the_sequence(T: int) -
 
 def shares_of_a_sequence(case: Case) -> np.ndarray:
     ours, theirs, bounds = by_hand(case, np.copy), by_autograd(case, torch.float64), sequence_bounds(case)
-    assert bounds.keys() == theirs.keys()
+    assert {name for name in bounds if "layer" not in name} == theirs.keys()
     return np.concatenate([(np.abs(ours[name] - theirs[name]) / (2 * bounds[name])).ravel() for name in theirs])
 
 

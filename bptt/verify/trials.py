@@ -1,0 +1,173 @@
+"""Puts a candidate to the question: the cases, a process of its own with a time limit, and what came back."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bptt.arithmetic import Array
+from bptt.cells import CELLS
+from bptt.layers import Recurrent
+from bptt.verify.bounds import FORMATS, Bounded
+from bptt.verify.cases import Arrays, Case, Sizes, by_hand, exact_points
+from bptt.verify.sequences import sequence_bounds
+from bptt.verify.smooth_cases import random_layers
+from bptt.verify.vector_files import intermediates, read
+
+ROOT = Path(__file__).parents[2]
+SHORT, SHORT_DEEP = Sizes(T=3, B=2, I=3, H=3), Sizes(T=2, B=2, I=2, H=2, L=2)
+IN_EIGHT_BITS = {  # cases, and seeds, that hardly a published bug leaves as they are: a test counts them
+    ("rnn", 1): (SHORT, 353), ("gru", 1): (SHORT, 43), ("lstm", 1): (SHORT, 171),
+    ("rnn", 2): (SHORT_DEEP, 8), ("gru", 2): (SHORT_DEEP, 77), ("lstm", 2): (SHORT_DEEP, 15),
+}  # fmt: skip
+GRID = 16  # inputs are multiples of 1/16, below 16, which every format holds: 8 bits
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to run, and how it wants to be called. `layout` holds the arguments of `layouts.declared`."""
+
+    target: str
+    cell: str
+    program: bool = False
+    layers: int = 1
+    dtype: str = "float64"
+    device: str = "cpu"
+    layout: dict[str, Any] = field(default_factory=dict)
+
+
+class Question(NamedTuple):
+    """A case, what is true of it, and how far a right answer may be from that."""
+
+    name: str
+    case: Case
+    truth: Arrays
+    bound: Arrays
+
+
+class Answers(NamedTuple):
+    """The results of each case, first and again; and the problem that ended it, if there was one."""
+
+    runs: list[tuple[Arrays, Arrays]]
+    problem: str = ""
+    is_wrong: bool = False  # or else it could not be run
+
+
+def stranger(dtype: str) -> type[Bounded]:
+    """How a stranger may round: at most twice where we do once, for an expression may be written otherwise (n + z (h −
+    n) for (1 − z) n + z h, y − y² for y (1 − y)); and functions may be accurate to their largest value alone, as where
+    σ is made of tanh and tanh of σ.
+    """
+    known = FORMATS[dtype]
+    return type("Stranger", (known,), {"__slots__": (), "unit": 2 * known.unit, "function_floor": 1.0})
+
+
+def questions(request: Request, quick: bool = False, seed: int = 0) -> list[Question]:
+    """The usual, one of everything, saturated; unless it is to be quick, each cotangent alone, and a longer one too.
+
+    In bfloat16, bounds mean little where errors of a percent have grown for long; so cases are short there, and one is
+    exact within its 8 bits, whatever the order of sums: there, not a bit may differ.
+    """
+    narrow, L = request.dtype == "bfloat16", request.layers
+    usual, scale = Sizes(T=3 if narrow else 5, B=2, I=3, H=4, L=L), 0.375 if narrow else 1.0
+    whole = on_grid(random_layers(request.cell, usual, seed), scale)
+    single = on_grid(random_layers(request.cell, Sizes(1, 1, 1, 1, L), seed), scale)
+    cases = {"usual": whole, "one of everything": single}
+    if not narrow:
+        cases["saturated"] = exact_points(request.cell, usual, seed)
+    elif (request.cell, L) in IN_EIGHT_BITS:
+        sizes, found = IN_EIGHT_BITS[request.cell, L]
+        cases["exact"] = exact_points(request.cell, sizes, found, bits=8)
+    if not quick:
+        for kept in whole.cotangents:
+            alone = {name: value * (name == kept) for name, value in whole.cotangents.items()}
+            cases[f"{kept.removeprefix('d.')} alone"] = Case(**{**vars(whole), "cotangents": alone})
+        longer = Sizes(T=4 if narrow else 12, B=3, I=2, H=5, L=L)
+        cases["longer"] = on_grid(random_layers(request.cell, longer, seed), scale)
+    return [question(name, case, request) for name, case in cases.items()]
+
+
+def on_grid(case: Case, scale: float) -> Case:
+    groups = {group: getattr(case, group) for group in ("inputs", "parameters", "cotangents")}
+    rounded = {group: {k: np.round(v * scale * GRID) / GRID for k, v in of.items()} for group, of in groups.items()}
+    return Case(**{**vars(case), **rounded})
+
+
+def from_vectors(request: Request, folder: Path) -> list[Question]:
+    """The smooth cases of this cell and depth among the test vectors of a folder. Raises ValueError if it has none."""
+    if request.dtype != "float64":
+        raise ValueError(f"the test vectors are float64, not {request.dtype}: leave --dtype or --vectors out")
+    fitting = Recurrent(request.cell, request.layers)
+    found = [Question(case.name, case, case.truth, bound) for case, bound in read(folder) if case.network == fitting]
+    if not found:
+        raise ValueError(f"{folder} has no smooth case of {request.cell} with {request.layers} layers")
+    return found
+
+
+def question(name: str, case: Case, request: Request) -> Question:
+    """The truth is our float64 result, so what that may be off counts too."""
+    if request.layout.get("one_bias"):
+        silent = {k: v * (not k.endswith("bias_hh")) for k, v in case.parameters.items()}
+        case = Case(**{**vars(case), "parameters": silent})
+    kind = stranger(request.dtype)
+    slack = 1 + Bounded.unit / kind.unit
+    bound = {name: of * slack for name, of in sequence_bounds(case, kind).items()}
+    if name == "exact":
+        bound = {name: np.zeros_like(of) for name, of in bound.items()}
+    truth = by_hand(case, np.copy) | {k: v for k, v in intermediates(case).items() if k in bound}
+    return Question(name, case, truth, bound)
+
+
+def ask(request: Request, about: list[Question], time_limit: float) -> Answers:
+    """Runs the candidate on every case in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="candidate-") as name:
+        folder = Path(name)
+        for number, each in enumerate(about):
+            given = each.case.inputs | each.case.parameters | each.case.cotangents
+            np.savez(folder / f"{number}.npz", **given)  # type: ignore[arg-type]
+        (folder / "request.json").write_text(json.dumps({**asdict(request), "cases": len(about)}), encoding="utf-8")
+        problem, is_wrong = outcome(folder, time_limit)
+        runs = []
+        for number in range(len(about)):
+            if (folder / f"{number}.out.npz").is_file():
+                with np.load(folder / f"{number}.out.npz") as file:
+                    runs.append((of_run(file, "first:"), of_run(file, "again:")))
+        on = f"case {about[len(runs)].name!r}: " if problem and 0 < len(runs) < len(about) else ""
+        return Answers(runs, on + problem if problem else "", is_wrong)
+
+
+def of_run(file: Any, prefix: str) -> Arrays:
+    return {name.removeprefix(prefix): file[name] for name in file.files if name.startswith(prefix)}
+
+
+def outcome(folder: Path, time_limit: float) -> tuple[str, bool]:
+    """Runs the folder's request; what went wrong, and whether that is an answer."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "bptt.verify.candidates", str(folder)]
+    with subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": path}, start_new_session=True, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as child:  # fmt: skip
+        try:
+            child.wait(time_limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            return f"it does not end: stopped after {time_limit:g} s", False
+    if (folder / "problem.json").is_file():
+        problem = json.loads((folder / "problem.json").read_text(encoding="utf-8"))
+        return problem["message"], problem["kind"] == "WrongAnswer"
+    if child.returncode < 0:
+        return f"it crashes: {signal.Signals(-child.returncode).name}", False
+    return (f"it ends the process with exit code {child.returncode}", False) if child.returncode else ("", False)
+
+
+def gate_blocks(cell: str, array: Array) -> dict[str, Array]:
+    """The rows of each gate, of weights or biases or their gradients."""
+    return dict(zip(CELLS[cell].gates, np.split(array, len(CELLS[cell].gates)), strict=True))

@@ -1,0 +1,228 @@
+"""Judges a candidate's answers: which result is wrong, from where on, by how much, and what known bug it looks like."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bptt.arithmetic import Array
+from bptt.verify.cases import Arrays, by_hand
+from bptt.verify.mutants import MUTANTS, Mutant, applied
+from bptt.verify.trials import Answers, Question, Request, gate_blocks
+
+SURE = 0.9  # a residual this parallel to a bug's, as a cosine, is called after it
+
+
+class Row(NamedTuple):
+    """One result, over all cases: the worst of its errors against their bounds."""
+
+    name: str
+    shape: tuple[int, ...]
+    error: float
+    size: float  # the largest true entry of the case where that was
+    share: float  # of the bound
+    case: str
+    right: bool
+
+
+class Likeness(NamedTuple):
+    mutant: Mutant
+    cosine: float
+
+
+@dataclass
+class Verdict:
+    """`status` is right, wrong, or could not run; the exit code of `check.py candidate` says the same."""
+
+    status: str
+    sentence: str
+    rows: list[Row] = field(default_factory=list)
+    likeness: Likeness | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, whose numbers are finite: what is not becomes a word."""
+        rows = [row._asdict() for row in self.rows]
+        for row in rows:
+            row |= {
+                key: str(value) for key, value in row.items() if isinstance(value, float) and not np.isfinite(value)
+            }
+        bug = self.likeness and {"name": self.likeness.mutant.name, "cosine": self.likeness.cosine}
+        return {"status": self.status, "sentence": self.sentence, "looks_like": bug, "results": rows}
+
+    @property
+    def exit_code(self) -> int:
+        return {"right": 0, "wrong": 1, "could not run": 2}[self.status]
+
+
+def judge(request: Request, about: list[Question], answers: Answers) -> Verdict:
+    if answers.problem:
+        return Verdict("wrong" if answers.is_wrong else "could not run", answers.problem)
+    misshapen = wrong_shapes(about, answers)
+    if misshapen:
+        return Verdict("wrong", misshapen)
+    rows = sorted(rows_of(about, answers), key=spread_order)
+    if all(row.right for row in rows):
+        used, missing = max(row.share for row in rows), absent(about, answers)
+        unseen = f" It gives no {', '.join(missing)}." if missing else ""
+        sentence = (
+            f"All {len(rows)} results are within their bounds in {len(about)} cases, of which they use {used:.1%}."
+        )
+        return Verdict("right", sentence + unseen, rows)
+    likeness = (
+        None
+        if any(not row.right and not row.name.startswith("d.") for row in rows)
+        else likest(request.cell, about, answers)
+    )
+    sentence = place(request, about, answers, rows)
+    if likeness:
+        sentence += f" It looks like {likeness.mutant.name} (cosine {likeness.cosine:.2f}): {likeness.mutant.sentence}"
+    return Verdict("wrong", sentence, rows, likeness)
+
+
+def wrong_shapes(about: list[Question], answers: Answers) -> str:
+    for each, runs in zip(about, answers.runs, strict=True):
+        known = set(runs[0]) & set(each.bound)
+        if not {name for name in known if name.startswith("d.cells")}:
+            return f"there is no gradient of any parameter among its results: {', '.join(runs[0]) or 'none'}"
+        for name in known:
+            if runs[0][name].shape != each.truth[name].shape:
+                given, due = runs[0][name], each.truth[name].shape
+                same = [n for n in known if given.shape == each.truth[n].shape and np.allclose(given, each.truth[n])]
+                instead = f": it is {same[0]}, under a wrong name" if same else ""
+                return f"{name} has shape {given.shape}, where {due} is due{instead}"
+    return ""
+
+
+def absent(about: list[Question], answers: Answers) -> list[str]:
+    given = set(answers.runs[0][0])
+    return [name for name in about[0].truth if name not in given and ".layer." not in name and "bias_hh" not in name]
+
+
+def off(each: Question, run: Arrays) -> Iterator[tuple[str, Array, Array]]:
+    """For each result that is given: its distance from the truth, and that as a share of the bound; NaN is infinite."""
+    for name, bound in each.bound.items():
+        if name in run:
+            error = np.abs(run[name] - each.truth[name])
+            error = np.where(np.isnan(error), np.inf, error)
+            with np.errstate(all="ignore"):
+                share = np.where(error == 0, 0.0, error / bound)
+            yield name, error, np.where(np.isinf(error), np.inf, share)
+
+
+def rows_of(about: list[Question], answers: Answers) -> list[Row]:
+    worst: dict[str, Row] = {}
+    for each, runs in zip(about, answers.runs, strict=True):
+        for again, run in enumerate(runs):
+            for name, error, share in off(each, run):
+                at = share.argmax()
+                size = float(np.abs(each.truth[name]).max())
+                case = each.name + ", the second time" * again
+                row = Row(
+                    name, error.shape, float(error.flat[at]), size, float(share.max()), case, bool(share.max() <= 1)
+                )
+                if name not in worst or row.share > worst[name].share:
+                    worst[name] = row
+    return list(worst.values())
+
+
+def spread_order(row: Row) -> tuple[int, str]:
+    """The order in which an error spreads: forward, then back through the steps, then to what was given."""
+    stages = ("output", "final.", "d.layer.", "d.cells.", "d.x", "d.initial.")
+    return next(i for i, stage in enumerate(stages) if row.name.startswith(stage)), row.name
+
+
+def place(request: Request, about: list[Question], answers: Answers, rows: list[Row]) -> str:
+    """In words: what is wrong, in which layer and gates, at which steps, on which way."""
+    wrong = [row.name + " (not a number)" * math.isinf(row.error) for row in rows if not row.right]
+    runs = [(each, run) for each, both in zip(about, answers.runs, strict=True) for run in both]
+    bad = [(each, {name: share > 1 for name, _, share in off(each, run)}) for each, run in runs]
+    bad = [(each, flags) for each, flags in bad if any(flag.any() for flag in flags.values())]
+    first_time = any(off_bound(each, both[0]) for each, both in zip(about, answers.runs, strict=True))
+    when = "" if first_time else ", but only when called again, with gaps in the memory of the gradient that arrives"
+    forward = [name for name in wrong if not name.startswith("d.")]
+    if forward:
+        steps = steps_of(bad[0][1].get("output", np.zeros(0)))
+        return f"Wrong forward{when}: {', '.join(forward)}{steps and f', {steps}'}."
+    words = [f"Wrong backward{when}: {', '.join(wrong)}"]
+    layer = max((int(name.split(".")[2]) for name in wrong if name.startswith("d.cells.")), default=0)
+    if request.layers > 1:
+        words.append(f"from layer {layer} down" if layer else "in layer 0")
+    words += [wrong_gates(request.cell, layer, bad), wrong_steps(layer, bad)]
+    alone = {each.name for each, _ in bad if each.name.endswith(" alone")}
+    asked = {each.name for each in about if each.name.endswith(" alone")}
+    if alone != asked and alone:
+        words.append(
+            f"when the gradient arrives at {' and '.join(name.removesuffix(' alone') for name in sorted(alone))}"
+        )
+    return ", ".join(filter(None, words)) + "."
+
+
+def wrong_steps(layer: int, bad: list[tuple[Question, dict[str, Array]]]) -> str:
+    """Which steps' gates get wrong gradients; where only ∂L/∂x tells, which steps' inputs do.
+
+    A gradient that arrives in one place only shows best how far back it is right.
+    """
+    for each, flags in sorted(bad, key=lambda of: not of[0].name.endswith(" alone")):
+        deltas = flags.get(f"d.layer.{layer}.x_part", flags.get("d.x", np.zeros(0)))
+        if deltas.any() and len(deltas) > 1:
+            way = f" with a gradient at {each.name}" if each.name.endswith(" alone") else ""
+            return steps_of(deltas) + way
+    return ""
+
+
+def off_bound(each: Question, run: Arrays) -> bool:
+    return any((share > 1).any() for _, _, share in off(each, run))
+
+
+def wrong_gates(cell: str, layer: int, bad: list[tuple[Question, dict[str, Array]]]) -> str:
+    """Which gates' rows are wrong, if not all are."""
+    found: dict[str, bool] = {}
+    for _, flags in bad:
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            if f"d.cells.{layer}.{name}" in flags:
+                for gate, rows in gate_blocks(cell, flags[f"d.cells.{layer}.{name}"]).items():
+                    found[gate] = found.get(gate, False) or bool(rows.any())
+    named = [gate for gate, is_wrong in found.items() if is_wrong]
+    return f"gate{'s' * (len(named) > 1)} {', '.join(named)}" if 0 < len(named) < len(found) else ""
+
+
+def steps_of(flags: Array) -> str:
+    """Which steps of (T, ...) are wrong."""
+    wrong = [t for t, step in enumerate(flags) if step.any()]
+    if not wrong or len(flags) == 1:
+        return ""
+    if len(wrong) == len(flags):
+        return "at every step"
+    if wrong == list(range(len(wrong))):
+        return f"from step {wrong[-1]} of 0 to {len(flags) - 1} back"
+    return f"at step{'s' * (len(wrong) > 1)} {', '.join(map(str, wrong))} of 0 to {len(flags) - 1}"
+
+
+def likest(cell: str, about: list[Question], answers: Answers) -> Likeness | None:
+    """The published bug whose residual, over all cases and gradients given, is the most parallel to the candidate's."""
+
+    def residual(results: list[Arrays]) -> Array:
+        parts = []
+        for each, result, runs in zip(about, results, answers.runs, strict=True):
+            for name in each.truth:
+                if name.startswith("d.") and ".layer." not in name and name in runs[0]:
+                    if result[name].shape != each.truth[name].shape:
+                        return np.zeros(0)
+                    parts.append((result[name] - each.truth[name]).ravel())
+        return np.concatenate(parts)
+
+    theirs = residual([runs[0] for runs in answers.runs])
+    if not np.isfinite(theirs).all():
+        return None
+    found = []
+    for mutant in MUTANTS:
+        if not mutant.model and mutant.cell in ("", cell):
+            with applied(mutant):
+                known = residual([by_hand(each.case, np.copy) for each in about])
+            norms = float(np.linalg.norm(known) * np.linalg.norm(theirs))
+            if norms:  # and so they are of one length
+                found.append(Likeness(mutant, float(known @ theirs) / norms))
+    best = max(found, key=lambda likeness: likeness.cosine, default=None)
+    return best if best and best.cosine >= SURE else None

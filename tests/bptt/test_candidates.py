@@ -1,0 +1,207 @@
+"""Strangers that behave badly get a verdict that says so, and those that cannot be run a reason in one line."""
+
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bptt.verify.trials import Answers, Request, ask, from_vectors, questions
+from bptt.verify.vector_files import write
+from bptt.verify.verdict import Verdict, judge
+
+VECTORS = Path(__file__).parents[2] / "bptt" / "verify" / "vectors"
+NUMPY = """
+    import numpy as np
+    from bptt.cells import CELLS
+    from bptt.layers import Recurrent
+
+    def right(case, cell="rnn"):
+        state = CELLS[cell].state
+        network = Recurrent(cell, len(case["initial.h"]))
+        initial, final = (state(*(case[of + part] for part in state._fields)) for of in ("initial.", "d.final."))
+        output, last, traces = network.forward(case, case["x"], initial)
+        d = network.backward(case, case["d.output"], final, traces)
+        found = {"output": output, "d.x": d.x} | {f"d.{name}": value for name, value in d.parameters.items()}
+        found |= {f"final.{part}": value for part, value in last._asdict().items()}
+        found |= {f"d.initial.{part}": value for part, value in d.initial_state._asdict().items()}
+        return found | {f"d.layer.{i}.x_part": of.x_part for i, of in enumerate(d.layers)}
+"""
+TORCH = """
+    import torch
+    from torch import nn
+
+    class Mine(nn.Module):
+        def __init__(self, input_size, hidden_size):
+            super().__init__()
+            self.V, self.W = nn.Linear(input_size, hidden_size), nn.Linear(hidden_size, hidden_size)
+
+        def forward(self, x, state):
+            outputs, h = [], state[0]
+            for x_t in x:
+                h = torch.tanh(self.V(x_t) + self.W(h))
+                outputs.append(h)
+            return torch.stack(outputs), h[None]
+
+    def function(x, h, p):
+        outputs, h = [], h[0]
+        for x_t in x:
+            a = x_t @ p["weight_ih_l0"].T + p["bias_ih_l0"] + h @ p["weight_hh_l0"].T + p["bias_hh_l0"]
+            h = torch.tanh(a)
+            outputs.append(h)
+        return torch.stack(outputs), h
+"""
+
+
+def verdict(tmp_path: Path, source: str, name: str = "mine", limit: float = 60, **options: Any) -> Verdict:
+    file = tmp_path / "candidate_file.py"
+    file.write_text(textwrap.dedent(source), encoding="utf-8")
+    request = Request(f"{file}:{name}", **{"cell": "rnn", **options})
+    about = questions(request, quick=True)
+    return judge(request, about, ask(request, about, limit))
+
+
+def numpy_verdict(tmp_path: Path, body: str, **options: Any) -> Verdict:
+    return verdict(tmp_path, NUMPY + f"\n    def mine(case):\n        {body}\n", **options)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_numpy_function_that_is_right(tmp_path: Path, cell: str, dtype: str) -> None:
+    found = numpy_verdict(tmp_path, f"return right(case, {cell!r})", cell=cell, dtype=dtype, layers=2)
+    assert (found.status, found.exit_code) == ("right", 0), found.sentence
+
+
+def test_torch_modules_and_functions_that_are_right(tmp_path: Path) -> None:
+    names = {"weight_ih": "V.weight", "weight_hh": "W.weight", "bias_ih": "V.bias", "bias_hh": "W.bias"}
+    found = verdict(tmp_path, TORCH, "Mine", layout={"names": names}, dtype="bfloat16")
+    assert found.status == "right", found.sentence
+    found = verdict(tmp_path, TORCH, "function")
+    assert found.status == "right", found.sentence
+    found = verdict(tmp_path, TORCH, "Mine")
+    assert found.exit_code == 2 and "there is no parameter 'weight_ih_l0'" in found.sentence
+
+
+@pytest.mark.parametrize(("cell", "name"), [("lstm", "LSTM"), ("gru", "GRU"), ("rnn", "RNN")])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_layers_of_torch_are_right_in_every_format(cell: str, name: str, dtype: str) -> None:
+    request = Request(f"torch.nn:{name}", cell, layers=2 if dtype == "float64" else 1, dtype=dtype)
+    about = questions(request)
+    found = judge(request, about, ask(request, about, 60))
+    assert found.status == "right", found.sentence
+
+
+WRONG = {
+    "of another shape": ("return right(case) | {'output': case['x']}", "output has shape (5, 2, 3), where (5, 2, 4)"),
+    "not a number": ("return right(case) | {'d.x': case['x'] * np.nan}", "Wrong backward: d.x (not a number)"),
+    "changes its inputs": ("case['x'][0] = 0; return right(case)", "it changes its inputs in place"),
+    "no dictionary": ("return [1]", "it returns list, where a dictionary of results is due"),
+    "no gradients": ("return {'output': right(case)['output']}", "no gradient of any parameter among its results"),
+    "wrong in one step": (
+        "r = right(case); r['d.layer.0.x_part'][:3] *= 2; r['d.cells.0.weight_hh'] *= 2; return r",
+        "from step 2 of 0 to 4 back",
+    ),
+    "wrong forward": ("r = right(case); r['output'][3:] *= 1.001; return r", "Wrong forward: output, at steps 3, 4 of"),
+    "remembers": (
+        "right.calls = getattr(right, 'calls', 0) + 1; r = right(case); "
+        "r['d.cells.0.bias_ih'] *= 1 + (right.calls % 2 == 0); return r",
+        "but only when called again",
+    ),
+    "under a wrong name": (
+        "r = right(case); r['d.cells.0.weight_ih'] = r['d.cells.0.weight_hh']; return r",
+        "it is d.cells.0.weight_hh, under a wrong name",
+    ),
+}
+CANNOT = {
+    "raises": ("return 1 / 0", "it raises ZeroDivisionError: division by zero (candidate_file.py, line"),
+    "crashes": ("import os; os.kill(os.getpid(), 11)", "it crashes: SIGSEGV"),
+    "exits": ("import os; os._exit(7)", "it ends the process with exit code 7"),
+    "never ends": ("import time; time.sleep(1000)", "it does not end: stopped after 2 s"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_wrong_answer_is_called_wrong(kind: str, tmp_path: Path) -> None:
+    body, message = WRONG[kind]
+    found = numpy_verdict(tmp_path, body)
+    assert (found.status, found.exit_code) == ("wrong", 1)
+    assert message in found.sentence, found.sentence
+
+
+@pytest.mark.parametrize("kind", CANNOT)
+def test_what_cannot_be_run_says_why(kind: str, tmp_path: Path) -> None:
+    body, message = CANNOT[kind]
+    found = numpy_verdict(tmp_path, body, limit=2)
+    assert (found.status, found.exit_code) == ("could not run", 2)
+    assert message in found.sentence, found.sentence
+
+
+def test_what_is_not_there_or_called_otherwise(tmp_path: Path) -> None:
+    for name, message in (
+        ("missing", "has no 'missing'; it has Recurrent, right, two"),
+        ("two", "called otherwise than expected; give a torch module"),
+    ):
+        found = verdict(tmp_path, NUMPY + "\n    def two(x, y):\n        return x\n", name)
+        assert found.exit_code == 2 and message in found.sentence, found.sentence
+    request = Request("nowhere.py:mine", "rnn")
+    assert ask(request, questions(request, quick=True), 60).problem == "nowhere.py: no such file"
+    found = numpy_verdict(tmp_path, "return right(case)", dtype="bfloat16")
+    assert found.exit_code == 2 and "NumPy has no bfloat16" in found.sentence
+
+
+PROGRAM = """
+    import sys
+    from bptt.verify.vector_files import parse_text, text
+    from candidate_file import right
+
+    def main(source, target):
+        sizes, arrays = parse_text(open(source).read())
+        results = right({name.split(":")[1]: value for name, value in arrays.items()}, "lstm")
+        open(target, "w").write(text({}, {"result": results})[: int("BROKEN") or None])
+
+    main(*sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "broken", "status", "message"),
+    [
+        ("python {program} {{case}} {{out}}", "0", "right", "results are within their bounds"),
+        ("python {program} {{case}} {{out}}", "-60", "could not run", "wrote a broken file"),
+        ("python {program} {{case}}", "0", "could not run", "ended with exit code 1: TypeError"),
+        ("true", "0", "could not run", "wrote no file to {out}"),
+        ("{program} {{case}} {{out}}", "0", "could not run", "Permission denied; give a program that can be executed"),
+    ],
+)
+def test_any_program_over_files(tmp_path: Path, command: str, broken: str, status: str, message: str) -> None:
+    (tmp_path / "candidate_file.py").write_text(textwrap.dedent(NUMPY), encoding="utf-8")
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(PROGRAM).replace("BROKEN", broken), encoding="utf-8")
+    request = Request(command.format(program=program), "lstm", program=True)
+    about = questions(request, quick=True)
+    found = judge(request, about, ask(request, about, 60))
+    assert found.status == status and message in found.sentence, found.sentence
+
+
+def test_the_test_vectors_serve_as_cases(tmp_path: Path) -> None:
+    request = Request("torch.nn:LSTM", "lstm")
+    about = from_vectors(request, VECTORS)
+    assert len(about) == 2 and judge(request, about, ask(request, about, 60)).status == "right"
+    with pytest.raises(ValueError, match="no smooth case of lstm with 3 layers"):
+        from_vectors(Request("torch.nn:LSTM", "lstm", layers=3), VECTORS)
+    write(tmp_path)
+    damaged = next(tmp_path.glob("*.npz"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=re.escape(f"{damaged} is not what SHA256SUMS says it is")):
+        from_vectors(request, tmp_path)
+
+
+def test_a_verdict_is_fit_for_json() -> None:
+    request = Request("", "rnn")
+    about = questions(request, quick=True)
+    run = about[0].truth | {"d.x": about[0].truth["d.x"] * np.nan}
+    found = judge(request, about[:1], Answers([(run, run)])).as_dict()
+    assert found["status"] == "wrong" and found["looks_like"] is None
+    assert [row["share"] for row in found["results"] if row["name"] == "d.x"] == ["inf"]
