@@ -1,9 +1,4 @@
-"""Prove gradients, and prove the proof.
-
-python check.py candidate FILE.py:NAME --cell lstm    is somebody's implementation right, or where is it wrong?
-python check.py mutants                               which published bugs the exact cases catch, and others' tests miss
-python check.py vectors FOLDER                        cases with every result and intermediate, for any language
-"""
+"""Prove gradients: a stranger's, a model's, and those that the proof itself stands on."""
 
 import json
 from pathlib import Path
@@ -12,6 +7,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import track
 from rich.table import Table
 
 from bptt.cells import CELLS
@@ -20,6 +16,7 @@ from bptt.verify.candidates import EXPECTED
 from bptt.verify.layouts import LAYOUTS, declared
 from bptt.verify.matrix import COLUMNS, SETTINGS, cells_of, exact_cases, is_noticed, wrong_results
 from bptt.verify.mutants import MUTANTS
+from bptt.verify.precision import distances
 from bptt.verify.trials import Request, ask, from_vectors, questions
 from bptt.verify.vector_files import MANIFEST, write
 from bptt.verify.verdict import Verdict, judge
@@ -33,12 +30,21 @@ or, with --exec, any program that reads and writes files as bptt/verify/vectors/
 def parse_arguments(arguments: list[str] | None = None) -> Any:
     parser = ArgumentParser(description=__doc__, exit_on_error=False)
     commands = parser.add_subcommands()
-    commands.add_subcommand("candidate", candidate_arguments())
+    candidates = "is somebody's implementation right, or where is it wrong?"
+    commands.add_subcommand("candidate", candidate_arguments(), help=candidates)
+    model = ArgumentParser(description="Logits, loss and every gradient of its first window, float64, in both rooms.")
+    model.add_argument("--config", type=str, required=True, help="configs/lstm.yaml, or another that train.py takes")
+    model.add_argument("--data.path", type=str, help="a text file instead of the one the config names")
+    commands.add_subcommand("model", model, help="a model of this project against its NumPy twin, on its own data")
     matrix = ArgumentParser(description="Two tables: bug × exact case, and bug × what others test with.")
-    commands.add_subcommand("mutants", matrix)
+    commands.add_subcommand(
+        "mutants", matrix, help="which published bugs the exact cases catch, and others' tests miss"
+    )
+    precision = ArgumentParser(description="Distances from a 60-digit truth, in ULPs of the largest term summed.")
+    commands.add_subcommand("precision", precision, help="how far float64, float32 and bfloat16 are from the truth")
     files = ArgumentParser(description="Cases with every result and intermediate, as JSON, text and .npz.")
     files.add_argument("folder", type=str, help="where to write them")
-    commands.add_subcommand("vectors", files)
+    commands.add_subcommand("vectors", files, help="write cases with every result, for any language")
     return parser.parse_args(arguments)
 
 
@@ -98,7 +104,24 @@ def show(verdict: Verdict) -> None:
     console = Console(width=None if Console().is_terminal else 120, highlight=False)
     if verdict.rows:
         console.print(table)
-    console.print(f"[bold]{verdict.status.upper()}[/bold]: {escape(verdict.sentence)}")
+    console.print(escape(verdict.sentence), style="bold" if verdict.exit_code else "")
+
+
+def check_model(options: Any) -> int:
+    from twins import from_config, pairs  # torch and Lightning, which the other commands do without
+
+    model, data = from_config(options.config, options.data.path)
+    found = pairs(model, data.train_streams.at(0).tokens)
+    table = Table("result", "shape", "largest difference", "allowed", "same bits", "", title=escape(str(data)))
+    for pair in found:
+        shape = " × ".join(map(str, pair.by_hand.shape)) or "1"
+        judged = "right" if pair.apart <= pair.allowed else "[bold]WRONG[/bold]"
+        table.add_row(pair.name, shape, f"{pair.apart:.1e}", f"{pair.allowed:.1e}", f"{pair.same_bits:.0%}", judged)
+    Console(width=120).print(table)
+    wrong = ", ".join(pair.name for pair in found if not pair.apart <= pair.allowed)
+    print(f"Wrong: {wrong}." if wrong else f"Right: all {len(found)} results agree, to rounding.", end=" ")
+    print("Differences are relative to the largest entry.")
+    return 1 if wrong else 0
 
 
 def kill_table() -> tuple[Table, int]:
@@ -138,6 +161,19 @@ def print_matrix() -> int:
     return 1 if missed else 0
 
 
+def print_precision() -> None:
+    """A line for each cell and format, a column for each implementation: the entry in the middle, and the worst."""
+    targets = {"autograd": "models.recurrent:{cell}", "torch.nn": "torch.nn:{cell}"}
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for each in track(distances(targets), description="measuring", total=None, transient=True):
+        found.setdefault((each.cell, each.dtype), {})[each.who] = f"{each.median:.2g} / {each.worst:.2g}"
+    columns = ("NumPy by hand", *targets)
+    table = Table("cell", "format", *columns, title="ULPs of the largest term: median / worst of all gradients")
+    for (cell, dtype), row in found.items():
+        table.add_row(cell, dtype, *(row.get(column, "-") for column in columns))
+    Console(width=100).print(table)
+
+
 def main() -> None:
     with mistakes_in_one_line("check.py"):
         options = parse_arguments()
@@ -146,6 +182,10 @@ def main() -> None:
             print(f"{len(files)} files in {options.vectors.folder}; {MANIFEST} has their checksums")
         elif options.subcommand == "candidate":
             raise SystemExit(check_candidate(options.candidate))
+        elif options.subcommand == "model":
+            raise SystemExit(check_model(options.model))
+    if options.subcommand == "precision":
+        print_precision()
     if options.subcommand == "mutants":
         raise SystemExit(print_matrix())
 

@@ -25,7 +25,7 @@ class Recurrent(nn.Module):
         num_layers: L.
         activation, gate_activation: as in `models.cells.Cell`.
 
-    Inputs: x (T, B, I) and a state of (L, B, H) each, zeros if it is left out.
+    Inputs: x (T, B, I) and a state of (L, B, H) each, zeros if it is left out; a tensor alone is h.
     Outputs: the last layer's h at every step (T, B, H), and the state after the last step.
     Attributes: `cells`, one cell a layer: parameters are named `cells.0.weight_ih` and so on.
 
@@ -60,6 +60,7 @@ class Recurrent(nn.Module):
         first = self.layers()[0]
         if x.dim() != 3 or x.shape[-1] != first.input_size:
             raise ValueError(f"x has shape {tuple(x.shape)}: give (T, B, {first.input_size})")
+        state = (state,) if isinstance(state, Tensor) else state  # as nn.GRU and nn.RNN have it
         state = self.initial_state(x.shape[1]) if state is None else first.state(*state)
         finals = []
         for layer, cell in enumerate(self.layers()):
@@ -100,6 +101,23 @@ class Recurrent(nn.Module):
         layers.to(first.weight_ih)
         layers.load_state_dict({name: self.state_dict()[ours_name(name)] for name in layers.state_dict()})
         return layers
+
+
+class RNN(Recurrent):
+    """`Recurrent("rnn", …)`, made with the arguments that `nn.RNN` is made with; likewise the two below."""
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1) -> None:
+        super().__init__("rnn", input_size, hidden_size, num_layers)
+
+
+class GRU(Recurrent):
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1) -> None:
+        super().__init__("gru", input_size, hidden_size, num_layers)
+
+
+class LSTM(Recurrent):
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1) -> None:
+        super().__init__("lstm", input_size, hidden_size, num_layers)
 
 
 def unroll(cell: Cell, x: Tensor, state: Any) -> tuple[Tensor, Any]:

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import permutations
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bptt.arithmetic import Array
-from bptt.verify.cases import Arrays, by_hand
+from bptt.arithmetic import Array, sigmoid
+from bptt.verify.cases import Arrays, Case, by_hand
+from bptt.verify.layouts import declared
 from bptt.verify.mutants import MUTANTS, Mutant, applied
 from bptt.verify.trials import Answers, Question, Request, gate_blocks
 
@@ -58,24 +60,19 @@ class Verdict:
 
 def judge(request: Request, about: list[Question], answers: Answers) -> Verdict:
     if answers.problem:
-        return Verdict("wrong" if answers.is_wrong else "could not run", answers.problem)
+        said = f"Wrong: {answers.problem}." if answers.is_wrong else answers.problem
+        return Verdict("wrong" if answers.is_wrong else "could not run", said)
     misshapen = wrong_shapes(about, answers)
     if misshapen:
-        return Verdict("wrong", misshapen)
+        return Verdict("wrong", f"Wrong: {misshapen}.")
     rows = sorted(rows_of(about, answers), key=spread_order)
     if all(row.right for row in rows):
         used, missing = max(row.share for row in rows), absent(about, answers)
-        unseen = f" It gives no {', '.join(missing)}." if missing else ""
-        sentence = (
-            f"All {len(rows)} results are within their bounds in {len(about)} cases, of which they use {used:.1%}."
-        )
-        return Verdict("right", sentence + unseen, rows)
-    likeness = (
-        None
-        if any(not row.right and not row.name.startswith("d.") for row in rows)
-        else likest(request.cell, about, answers)
-    )
-    sentence = place(request, about, answers, rows)
+        sentence = f"Right: all {len(rows)} results in {len(about)} cases are within their bounds, and use {used:.1%}."
+        return Verdict("right", sentence + (f" It gives no {', '.join(missing)}." if missing else ""), rows)
+    sentence, likeness = place(request, about, answers, rows), None
+    if all(row.right for row in rows if not row.name.startswith("d.")):
+        likeness = likest(request.cell, about, answers)
     if likeness:
         sentence += f" It looks like {likeness.mutant.name} (cosine {likeness.cosine:.2f}): {likeness.mutant.sentence}"
     return Verdict("wrong", sentence, rows, likeness)
@@ -144,7 +141,11 @@ def place(request: Request, about: list[Question], answers: Answers, rows: list[
     forward = [name for name in wrong if not name.startswith("d.")]
     if forward:
         steps = steps_of(bad[0][1].get("output", np.zeros(0)))
-        return f"Wrong forward{when}: {', '.join(forward)}{steps and f', {steps}'}."
+        order = fitting_gates(request, about[0], answers.runs[0][0])
+        advice = f" It would be right with its gates in the order {order}: declare --gates {order}." if order else ""
+        if request.cell == "gru" and same_output(about[0], answers.runs[0][0], reset_before(about[0].case)):
+            advice = " It is the other GRU, whose reset gate acts before the product: that one is not known here."
+        return f"Wrong forward{when}: {', '.join(forward)}{steps and f', {steps}'}.{advice}"
     words = [f"Wrong backward{when}: {', '.join(wrong)}"]
     layer = max((int(name.split(".")[2]) for name in wrong if name.startswith("d.cells.")), default=0)
     if request.layers > 1:
@@ -157,6 +158,42 @@ def place(request: Request, about: list[Question], answers: Answers, rows: list[
             f"when the gradient arrives at {' and '.join(name.removesuffix(' alone') for name in sorted(alone))}"
         )
     return ", ".join(filter(None, words)) + "."
+
+
+def fitting_gates(request: Request, each: Question, run: Arrays) -> str:
+    """The order of gates that gives the candidate's output, if one does: then the layout is declared wrongly."""
+    told = declared(request.cell, **request.layout).letters()
+    for order in permutations(told):
+        moved = dict(each.case.parameters)
+        for name, value in each.case.parameters.items():
+            gates = gate_blocks(request.cell, value)
+            read_as = {theirs: gates[ours] for theirs, ours in zip(order, told, strict=True)}
+            moved[name] = np.concatenate([read_as[gate] for gate in gates])
+        output = by_hand(Case(**{**vars(each.case), "parameters": moved}), np.copy)["output"]
+        if same_output(each, run, output):
+            return "".join(order)
+    return ""
+
+
+def same_output(each: Question, run: Arrays, output: Array) -> bool:
+    return "output" in run and bool((np.abs(output - run["output"]) <= each.bound["output"]).all())
+
+
+def reset_before(case: Case) -> Array:
+    """The output of a single GRU layer as its authors wrote it (Cho et al., 2014): n reads r ∘ h."""
+    p, h = (
+        {name.removeprefix("cells.0."): value for name, value in case.parameters.items()},
+        case.inputs["initial.h"][0],
+    )
+    outputs = []
+    for x_part in case.inputs["x"] @ p["weight_ih"].T + p["bias_ih"]:
+        W_r, W_z, W_n = np.split(p["weight_hh"], 3)
+        b_r, b_z, b_n = np.split(p["bias_hh"], 3)
+        x_r, x_z, x_n = np.split(x_part, 3, axis=-1)
+        r, z = sigmoid(x_r + h @ W_r.T + b_r), sigmoid(x_z + h @ W_z.T + b_z)
+        h = (1 - z) * np.tanh(x_n + (r * h) @ W_n.T + b_n) + z * h
+        outputs.append(h)
+    return np.stack(outputs)
 
 
 def wrong_steps(layer: int, bad: list[tuple[Question, dict[str, Array]]]) -> str:

@@ -168,7 +168,7 @@ PROGRAM = """
 @pytest.mark.parametrize(
     ("command", "broken", "status", "message"),
     [
-        ("python {program} {{case}} {{out}}", "0", "right", "results are within their bounds"),
+        ("python {program} {{case}} {{out}}", "0", "right", "are within their bounds"),
         ("python {program} {{case}} {{out}}", "-60", "could not run", "wrote a broken file"),
         ("python {program} {{case}}", "0", "could not run", "ended with exit code 1: TypeError"),
         ("true", "0", "could not run", "wrote no file to {out}"),
@@ -196,6 +196,23 @@ def test_the_test_vectors_serve_as_cases(tmp_path: Path) -> None:
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with pytest.raises(ValueError, match=re.escape(f"{damaged} is not what SHA256SUMS says it is")):
         from_vectors(request, tmp_path)
+
+
+def test_a_layout_declared_wrongly_is_recognised() -> None:
+    request = Request("torch.nn:LSTM", "lstm", layout={"gates": "ofig"}, dtype="float32")
+    about = questions(request, quick=True)
+    found = judge(request, about, ask(request, about, 60))
+    assert found.status == "wrong" and "Wrong forward: output" in found.sentence
+    assert "It would be right with its gates in the order ifgo: declare --gates ifgo." in found.sentence
+
+
+def test_the_other_gru_is_recognised(tmp_path: Path) -> None:
+    body = """found = right(case, "gru")
+        from bptt.verify.verdict import reset_before
+        class Case: parameters, inputs = case, case
+        return found | {"output": reset_before(Case)}"""
+    found = numpy_verdict(tmp_path, body, cell="gru")
+    assert "the other GRU, whose reset gate acts before the product" in found.sentence
 
 
 def test_a_verdict_is_fit_for_json() -> None:

@@ -1,0 +1,93 @@
+"""check.py as users call it: tables, verdicts, exit codes, and one line for each mistake."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from bptt.verify.mutants import MUTANTS, applied
+from bptt.verify.precision import distances
+from models.language_model import LanguageModel
+from tests.equivalence.test_within_ulps import ULPS
+from tests.test_scripts import CONFIGS, ROOT, run
+from twins import pairs
+
+
+def test_the_published_bugs_are_all_caught_and_vectors_are_written(tmp_path: Path) -> None:
+    done = run("check.py", "mutants")
+    assert done.returncode == 0 and done.stdout.endswith("35 bugs; the exact cases miss none.\n")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    let_pass = re.search(r"let pass +│ of 35 bugs +│ (.+) │", done.stdout)
+    assert let_pass and re.findall(r"\d+", let_pass[1]) == re.findall(r"\| (\d+) \|\n", readme)[:5]
+    done = run("check.py", "vectors", str(tmp_path / "vectors"))
+    assert done.returncode == 0 and len(list((tmp_path / "vectors").iterdir())) == 46
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_the_model_of_every_config_agrees_with_its_numpy_twin(config: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("def double(number):\n    return 2 * number\n" * 60, encoding="utf-8")
+    done = run("check.py", "model", "--config", str(config), "--data.path", str(text))
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert done.stdout.count("right") == 9 and "all 9 results agree, to rounding" in done.stdout
+
+
+def test_a_twin_that_is_wrong_is_noticed() -> None:
+    torch.manual_seed(0)
+    model, tokens = LanguageModel(11, "gru", 3, 5).double(), torch.randint(0, 11, (9, 2))
+    assert all(pair.apart <= pair.allowed for pair in pairs(model, tokens))
+    with applied(next(mutant for mutant in MUTANTS if mutant.name == "gru-reset-before")):
+        assert {pair.name for pair in pairs(model, tokens) if pair.apart > pair.allowed} >= {
+            "d.recurrent.cells.0.weight_hh",
+            "d.recurrent.cells.0.bias_hh",
+        }
+
+
+def test_precision_is_measured_in_every_format() -> None:
+    found = list(distances({"torch.nn": "torch.nn:{cell}"}))
+    assert len(found) == 15 and {each.who for each in found} == {"NumPy by hand", "torch.nn"}
+    for each in found:
+        assert 0 < each.median < each.worst < ULPS, each
+
+
+def test_a_stranger_is_judged_with_an_exit_code_and_json(tmp_path: Path) -> None:
+    (tmp_path / "homework.py").write_text(homework("dc = dh * o"), encoding="utf-8")
+    options = ["--cell", "lstm", "--names", "weight_ih=W,weight_hh=U,bias_ih=b", "--one_bias", "--transposed"]
+    done = run("check.py", "candidate", "homework.py:LSTM", *options, cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr == ""
+    assert "looks like lstm-overwritten-dc (cosine 1.00)" in " ".join(done.stdout.split())
+    (tmp_path / "homework.py").write_text(homework("dc = dc + dh * o"), encoding="utf-8")
+    done = run("check.py", "candidate", "homework.py:LSTM", *options, "--quick", "--json", cwd=tmp_path)
+    assert done.returncode == 0 and json.loads(done.stdout)["status"] == "right"
+
+
+def homework(line: str) -> str:
+    """The example of the README, with this line for its dc."""
+    source = (ROOT / "README.md").read_text(encoding="utf-8").split("```python\nimport torch")[1].split("```")[0]
+    assert "dc = dh * o" in source
+    return "import torch" + source.replace("dc = dh * o", line)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either path/to/file.py:name or --exec"),
+        (["nowhere.py:LSTM"], "nowhere.py: no such file"),
+        (["check.py:missing"], "check.py has no 'missing'"),
+        (
+            ["check.py:main"],
+            "called otherwise than expected; give a torch module: a class that is called as nn.LSTM is",
+        ),
+        (["torch.nn:LSTM", "--gates", "ifgx"], "'ifgx' are not the gates of lstm: order ifgo"),
+        (["torch.nn:LSTM", "--layout", "mxnet"], "mxnet"),
+        (["torch.nn:LSTM", "--layers", "0"], "--layers must be at least 1"),
+        (["torch.nn:LSTM", "--vectors", "configs"], "SHA256SUMS: no such file"),
+        (["--exec", "./README.md {case} {out}"], "Permission denied; give a program that can be executed"),
+    ],
+)
+def test_a_mistake_in_checking_is_one_line(arguments: list[str], message: str) -> None:
+    done = run("check.py", "candidate", "--cell", "lstm", "--quick", *arguments, cwd=ROOT)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr and done.stderr.count("\n") == 1 and done.stdout == "", done.stderr
