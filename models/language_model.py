@@ -45,6 +45,7 @@ class LanguageModel(pl.LightningModule):
             plateau, times `decay_rate` after `decay_steps` validations without a better one.
         warmup_steps: updates over which the rate rises linearly from 0.
         decay_rate, decay_steps: of the exponential and plateau schedules; decay_steps in epochs, or validations.
+        backend: as in `models.recurrent.Recurrent`.
 
     Inputs: tokens (T, B) and a state of (L, B, H) each, zeros if it is left out.
     Outputs: logits (T, B, V), and the state after the last step.
@@ -72,6 +73,7 @@ class LanguageModel(pl.LightningModule):
         warmup_steps: int = 0,
         decay_rate: float = 0.5,
         decay_steps: int = 1,
+        backend: Literal["auto", "autograd", "fused"] = "auto",
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -90,7 +92,7 @@ class LanguageModel(pl.LightningModule):
             raise ValueError("--model.warmup_steps cannot be combined with --model.schedule plateau: leave it at 0")
         self.embedding = nn.Embedding(vocab_size, embedding_size) if embedding_size else None
         self.recurrent = Recurrent(
-            cell, embedding_size or vocab_size, hidden_size, num_layers, activation, gate_activation
+            cell, embedding_size or vocab_size, hidden_size, num_layers, activation, gate_activation, backend
         )
         self.head = nn.Linear(hidden_size, vocab_size)
         if cell == "lstm":
@@ -102,12 +104,18 @@ class LanguageModel(pl.LightningModule):
         self.val_nats = self.val_symbols = 0.0
 
     def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        if self.embedding is not None:
-            x = self.embedding(tokens)  # (T, B, E)
-        else:
-            x = F.one_hot(tokens, self.hparams["vocab_size"]).to(self.head.weight)  # (T, B, V)
-        hidden, state = self.recurrent(x, state)  # (T, B, H)
+        hidden, state = self.recurrent.over_projected(self.projected(tokens), state)  # (T, B, H)
         return self.head(hidden), state
+
+    def projected(self, tokens: Tensor) -> Tensor:
+        """The first layer's W_ih x + b_ih (T, B, GH). Where symbols are fewer than tokens, of each symbol once: a table
+        that is looked up, whose gradient is the sum of those of its tokens."""
+        layer, vocab_size = self.recurrent.layers()[0], self.hparams["vocab_size"]
+        if vocab_size > tokens.numel():
+            x = self.embedding(tokens) if self.embedding else F.one_hot(tokens, vocab_size).to(self.head.weight)
+            return layer.project(x)
+        table = layer.project(self.embedding.weight) if self.embedding else layer.weight_ih.T + layer.bias_ih
+        return F.embedding(tokens, table)  # (V, GH) → (T, B, GH)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         tokens, fresh = batch

@@ -1,15 +1,18 @@
-"""Cells over time and depth, under autograd: the readable truth that every faster backend is held to.
+"""Cells over time and depth. Under autograd this is the readable truth that the faster backend is held to.
 
 Everything is time-major. Letters: T steps, B batch, I input size, H hidden size, L layers.
 """
 
+from collections.abc import Collection
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from models import fused
 from models.cells import ACTIVATIONS, CELLS, Cell
 
+BACKENDS = ("auto", "autograd", "fused")
 TORCH_LAYERS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
@@ -24,12 +27,14 @@ class Recurrent(nn.Module):
         hidden_size: H.
         num_layers: L.
         activation, gate_activation: as in `models.cells.Cell`.
+        backend: "autograd" loops over the cell; "fused" computes the same in one autograd function a layer, with its
+            backward pass by hand, faster and for first derivatives only; "auto" takes fused.
 
     Inputs: x (T, B, I) and a state of (L, B, H) each, zeros if it is left out; a tensor alone is h.
     Outputs: the last layer's h at every step (T, B, H), and the state after the last step.
     Attributes: `cells`, one cell a layer: parameters are named `cells.0.weight_ih` and so on.
 
-    Raises ValueError for a cell or activation that does not exist, and for x of another shape.
+    Raises ValueError for a cell, activation or backend that does not exist, and for x of another shape.
     """
 
     def __init__(
@@ -40,12 +45,14 @@ class Recurrent(nn.Module):
         num_layers: int = 1,
         activation: str = "tanh",
         gate_activation: str = "sigmoid",
+        backend: str = "auto",
     ) -> None:
         super().__init__()
-        for name, known in ((cell, CELLS), (activation, ACTIVATIONS), (gate_activation, ACTIVATIONS)):
+        choices: list[tuple[str, Collection[str]]] = [(cell, CELLS), (backend, BACKENDS)]
+        for name, known in [*choices, (activation, ACTIVATIONS), (gate_activation, ACTIVATIONS)]:
             if name not in known:
                 raise ValueError(f"{name!r} does not exist: choose one of {', '.join(known)}")
-        self.cell = cell
+        self.cell, self.backend = cell, backend
         sizes = [input_size] + [hidden_size] * (num_layers - 1)
         self.cells = nn.ModuleList(CELLS[cell](size, hidden_size, activation, gate_activation) for size in sizes)
 
@@ -60,13 +67,19 @@ class Recurrent(nn.Module):
         first = self.layers()[0]
         if x.dim() != 3 or x.shape[-1] != first.input_size:
             raise ValueError(f"x has shape {tuple(x.shape)}: give (T, B, {first.input_size})")
+        return self.over_projected(first.project(x), state)
+
+    def over_projected(self, x_parts: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """The same, from the first layer's W_ih x + b_ih (T, B, GH): who has symbols can look it up in a table."""
         state = (state,) if isinstance(state, Tensor) else state  # as nn.GRU and nn.RNN have it
-        state = self.initial_state(x.shape[1]) if state is None else first.state(*state)
-        finals = []
+        state = self.initial_state(x_parts.shape[1]) if state is None else self.layers()[0].state(*state)
+        run = unroll if self.backend == "autograd" else fused.unroll
+        output, finals = x_parts, []
         for layer, cell in enumerate(self.layers()):
-            x, final = unroll(cell, x, cell.state(*(part[layer] for part in state)))
+            before = cell.state(*(part[layer] for part in state))
+            output, final = run(cell, cell.project(output) if layer else x_parts, before)
             finals.append(final)
-        return x, stack(finals)
+        return output, stack(finals)
 
     @classmethod
     def from_torch(cls, layers: nn.RNNBase) -> "Recurrent":
@@ -120,10 +133,11 @@ class LSTM(Recurrent):
         super().__init__("lstm", input_size, hidden_size, num_layers)
 
 
-def unroll(cell: Cell, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-    """One layer over time: x (T, B, I) and a state of (B, H) in; every step's h (T, B, H) and the last state out."""
+def unroll(cell: Cell, x_parts: Tensor, state: Any) -> tuple[Tensor, Any]:
+    """One layer over time: W_ih x + b_ih of every step (T, B, GH) and a state of (B, H) in; every h (T, B, H) and the
+    last state out."""
     outputs = []
-    for x_part in cell.project(x).unbind():  # W_ih x + b_ih of all steps in one product
+    for x_part in x_parts.unbind():
         state = cell.step(x_part, state)
         outputs.append(state.h)
     return torch.stack(outputs), state

@@ -13,16 +13,17 @@ from models.language_model import LanguageModel
 from models.recurrent import Recurrent
 
 
-def module_of(network: RecurrentTwin, case: Case, input_size: int) -> Recurrent:
-    options = network.activation, network.gate_activation
+def module_of(network: RecurrentTwin, case: Case, input_size: int, backend: str) -> Recurrent:
+    options = network.activation, network.gate_activation, backend
     return Recurrent(network.cell, input_size, case.sizes.H, case.sizes.L, *options)
 
 
-def by_autograd(case: Case, dtype: torch.dtype, strided: bool = False) -> Arrays:
+def by_autograd(case: Case, dtype: torch.dtype, backend: str, strided: bool = False) -> Arrays:
     """All results of a case. With `strided`, cotangents arrive as views that no two neighbours of are adjacent."""
     if isinstance(case.network, LanguageModelTwin):
-        return model_by_autograd(case, case.network, dtype)
-    return layers_by_autograd(case, module_of(case.network, case, case.sizes.I), case.parameters, dtype, strided)
+        return model_by_autograd(case, case.network, dtype, backend)
+    module = module_of(case.network, case, case.sizes.I, backend)
+    return layers_by_autograd(case, module, case.parameters, dtype, strided)
 
 
 def layers_by_autograd(
@@ -48,7 +49,7 @@ def layers_by_autograd(
     return arrays(results | gradients_of(module))
 
 
-def model_by_autograd(case: Case, network: LanguageModelTwin, dtype: torch.dtype) -> Arrays:
+def model_by_autograd(case: Case, network: LanguageModelTwin, dtype: torch.dtype, backend: str) -> Arrays:
     """The results of a whole language model: its own loss if the case has targets, else the given cotangent."""
     s, twin = case.sizes, network.recurrent
     model = LanguageModel(
@@ -59,6 +60,7 @@ def model_by_autograd(case: Case, network: LanguageModelTwin, dtype: torch.dtype
         s.L,
         twin.activation,
         twin.gate_activation,
+        backend=backend,
     )
     model.to(dtype).load_state_dict({name: torch.tensor(value) for name, value in case.parameters.items()})
     initial, d_final = leaves(case, "initial.", dtype), tensors(case.cotangents, "d.final.", dtype)

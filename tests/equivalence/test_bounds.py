@@ -78,8 +78,8 @@ def test_the_bound_of_a_step_means_something_however_long_the_sequence(T: int) -
     assert used.max() <= 1 and np.median(used) > 1e-3
 
 
-def shares_of_a_sequence(case: Case) -> np.ndarray:
-    ours, theirs, bounds = by_hand(case, np.copy), by_autograd(case, torch.float64), sequence_bounds(case)
+def shares_of_a_sequence(case: Case, backend: str) -> np.ndarray:
+    ours, theirs, bounds = by_hand(case, np.copy), by_autograd(case, torch.float64, backend), sequence_bounds(case)
     assert {name for name in bounds if "layer" not in name} == theirs.keys()
     return np.concatenate([(np.abs(ours[name] - theirs[name]) / (2 * bounds[name])).ravel() for name in theirs])
 
@@ -87,22 +87,22 @@ def shares_of_a_sequence(case: Case) -> np.ndarray:
 @settings(max_examples=700, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 3), st.integers(1, 2), st.integers(1, 2))
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_sequence_is_within_its_bound(cell: str, seed: int, T: int, H: int, B: int, L: int) -> None:
-    assert shares_of_a_sequence(random_layers(cell, Sizes(T, B, 2, H, L), seed)).max() <= 1
+def test_a_sequence_is_within_its_bound(backend: str, cell: str, seed: int, T: int, H: int, B: int, L: int) -> None:
+    assert shares_of_a_sequence(random_layers(cell, Sizes(T, B, 2, H, L), seed), backend).max() <= 1
 
 
 @pytest.mark.parametrize("T", [3, 10, 50])
-def test_the_bound_of_a_sequence_means_something_up_to_50_steps(T: int) -> None:
+def test_the_bound_of_a_sequence_means_something_up_to_50_steps(T: int, backend: str) -> None:
     """The median share of the bound that is used stays above 1e-4."""
     for H in (4, 16):
-        used = np.concatenate([shares_of_a_sequence(random_layers(cell, Sizes(T, 1, 3, H))) for cell in CELLS])
+        used = np.concatenate([shares_of_a_sequence(random_layers(cell, Sizes(T, 1, 3, H)), backend) for cell in CELLS])
         print(f"T={T}, H={H}: median share of the bound {np.median(used):.1e}, largest {used.max():.2f}")
         assert used.max() <= 1 and np.median(used) > 1e-4
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_narrow_formats_have_bounds_of_their_own(cell: str, name: str) -> None:
+def test_narrow_formats_have_bounds_of_their_own(cell: str, name: str, backend: str) -> None:
     """In bfloat16, the remainder is as large as what it is the remainder of, and sums round after every few terms."""
     dtype, kind = getattr(torch, name), FORMATS[name]
     for seed in range(20):
@@ -110,7 +110,7 @@ def test_narrow_formats_have_bounds_of_their_own(cell: str, name: str) -> None:
         groups = ("inputs", "parameters", "cotangents")
         held = {group: rounded(getattr(drawn, group), dtype, scale=0.5) for group in groups}
         case = Case(**{**vars(drawn), **held})
-        ours, theirs, bounds = by_hand(case, np.copy), by_autograd(case, dtype), sequence_bounds(case, kind)
+        ours, theirs, bounds = by_hand(case, np.copy), by_autograd(case, dtype, backend), sequence_bounds(case, kind)
         for result in theirs:
             assert (np.abs(ours[result] - theirs[result]) <= bounds[result]).all(), result
             assert (theirs[result] != ours[result]).any()
@@ -174,20 +174,20 @@ def test_every_source_moves_what_it_stands_for(cell: str) -> None:
 
 @pytest.mark.parametrize("loss", ["every", "last"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_short_whole_model_is_within_the_bound_that_its_own_code_gives(cell: str, loss: str) -> None:
+def test_a_short_whole_model_is_within_the_bound_that_its_own_code_gives(cell: str, loss: str, backend: str) -> None:
     """The plain running bound over the whole computation; it grows with T far faster than errors do, so T is small."""
     for seed in range(4):
         case = random_model(cell, Sizes(T=4, B=2, I=3, H=4, L=2, V=5), seed, loss)
-        ours, theirs, bounds = by_hand(case, np.copy), by_autograd(case, torch.float64), by_hand(case, bounded)
+        ours, theirs, bounds = by_hand(case, np.copy), by_autograd(case, torch.float64, backend), by_hand(case, bounded)
         for name, result in theirs.items():
             assert (np.abs(ours[name] - result) <= 2 * errors(bounds[name])).all(), name
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_well_scaled_results_are_the_same_bits_in_float32(cell: str) -> None:
+def test_well_scaled_results_are_the_same_bits_in_float32(cell: str, backend: str) -> None:
     """Two float64 results that differ in their last bits round to the same float32, but for one entry in some 10⁷."""
     case = random_layers(cell, Sizes(T=10, B=2, I=3, H=8, L=2))
-    ours, theirs = by_hand(case, np.copy), by_autograd(case, torch.float64)
+    ours, theirs = by_hand(case, np.copy), by_autograd(case, torch.float64, backend)
     assert any((ours[name] != theirs[name]).any() for name in theirs)
     assert all((ours[name].astype(np.float32) == theirs[name].astype(np.float32)).all() for name in theirs)
 

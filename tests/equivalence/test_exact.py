@@ -23,30 +23,30 @@ def differing(results: Arrays, truth: Arrays) -> list[str]:
 
 
 @pytest.mark.parametrize("recipe", DOUBLE_CASES, ids=str)
-def test_numpy_bptt_and_autograd_give_the_bits_of_the_truth_in_float64(recipe: Recipe) -> None:
+def test_numpy_bptt_and_autograd_give_the_bits_of_the_truth_in_float64(recipe: Recipe, backend: str) -> None:
     case = case_of(recipe)
     assert not differing(by_hand(case, lambda a: a.astype(np.float64)), case.truth)
-    assert not differing(by_autograd(case, torch.float64), case.truth)
+    assert not differing(by_autograd(case, torch.float64, backend), case.truth)
 
 
 @pytest.mark.parametrize("recipe", SINGLE_CASES, ids=str)
-def test_numpy_bptt_and_autograd_give_the_bits_of_the_truth_in_float32(recipe: Recipe) -> None:
+def test_numpy_bptt_and_autograd_give_the_bits_of_the_truth_in_float32(recipe: Recipe, backend: str) -> None:
     case = case_of(recipe)
     results = by_hand(case, lambda a: a.astype(np.float32))
     assert {np.asarray(value).dtype for value in results.values()} == {np.dtype(np.float32)}
     assert not differing(results, case.truth)
-    assert not differing(by_autograd(case, torch.float32), case.truth)
+    assert not differing(by_autograd(case, torch.float32, backend), case.truth)
 
 
 @pytest.mark.parametrize("recipe", list(layer_cases(DOUBLE))[::5], ids=str)
-def test_strided_cotangents_give_the_same_bits(recipe: Recipe) -> None:
+def test_strided_cotangents_give_the_same_bits(recipe: Recipe, backend: str) -> None:
     case = case_of(recipe)
-    assert not differing(by_autograd(case, torch.float64, strided=True), case.truth)
+    assert not differing(by_autograd(case, torch.float64, backend, strided=True), case.truth)
     assert not differing(by_hand(case, lambda a: np.repeat(a.astype(np.float64), 2, axis=-1)[..., ::2]), case.truth)
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_each_cotangent_alone_gives_the_bits_of_the_truth(cell: str) -> None:
+def test_each_cotangent_alone_gives_the_bits_of_the_truth(cell: str, backend: str) -> None:
     whole = piecewise_linear(cell, Sizes(T=5, B=2, I=3, H=4), seed=1)
     for kept in whole.cotangents:
         alone = {name: value * (name == kept) for name, value in whole.cotangents.items()}
@@ -55,7 +55,7 @@ def test_each_cotangent_alone_gives_the_bits_of_the_truth(cell: str) -> None:
         assert bits_needed(*exact.values()) <= DOUBLE
         truth = {name: value.astype(np.float64) for name, value in exact.items()}
         assert not differing(by_hand(case, np.copy), truth)
-        assert not differing(by_autograd(case, torch.float64), truth)
+        assert not differing(by_autograd(case, torch.float64, backend), truth)
 
 
 def test_nothing_that_is_given_is_changed() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.autograd.forward_ad import dual_level, make_dual
 
 from bptt.layers import Recurrent as RecurrentTwin
 from bptt.losses import per_step_cross_entropy
@@ -44,10 +45,10 @@ def test_layers_convert_to_torch_and_back(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_autograd_agrees_with_finite_differences(cell: str) -> None:
+def test_autograd_agrees_with_finite_differences(cell: str, backend: str) -> None:
     case = random_layers(cell, Sizes(T=3, B=2, I=2, H=3, L=2))
     assert isinstance(case.network, RecurrentTwin)
-    module = module_of(case.network, case, case.sizes.I).double()
+    module = module_of(case.network, case, case.sizes.I, backend).double()
 
     def run(x: torch.Tensor, *rest: torch.Tensor) -> tuple[torch.Tensor, ...]:
         state, parameters = rest[: len(initial)], dict(zip(names, rest[len(initial) :], strict=True))
@@ -147,7 +148,7 @@ def test_units_may_change_places(cell: str) -> None:
 def test_the_jacobian_forward_and_the_jacobian_backward_are_transposes(cell: str) -> None:
     """⟨J v, u⟩ = ⟨v, Jᵀ u⟩ with J v from dual numbers (forward-mode AD) and Jᵀ u from manual BPTT."""
     case = random_layers(cell, SHAPES)
-    module = module_of(case.network, case, case.sizes.I).double()
+    module = module_of(case.network, case, case.sizes.I, "autograd").double()
     module.load_state_dict({name: torch.tensor(value) for name, value in case.parameters.items()})
     v = {name: np.random.default_rng(1).normal(size=value.shape) for name, value in case.inputs.items()}
 
@@ -165,15 +166,30 @@ def test_the_jacobian_forward_and_the_jacobian_backward_are_transposes(cell: str
     close(left, right, max(np.abs(term).max() for term in terms))
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_second_derivatives_are_right_or_refused(cell: str) -> None:
+    """The autograd backend has them, by gradgradcheck; the fused one says which backend to take."""
+    x = torch.randn(2, 1, 2, dtype=torch.float64, requires_grad=True)
+    layers = Recurrent(cell, 2, 2, backend="autograd").double()
+    assert torch.autograd.gradgradcheck(lambda x: layers(x)[0], x)
+    layers.backend = "fused"
+    with pytest.raises(RuntimeError, match="no second derivatives: use backend='autograd'"):
+        torch.autograd.grad(layers(x)[0].sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="no forward-mode derivatives: use backend='autograd'"):
+        torch.func.jvp(lambda x: layers(x)[0], (x,), (x,))
+    with pytest.raises(RuntimeError, match="no forward-mode derivatives: use backend='autograd'"), dual_level():
+        layers(make_dual(x.detach(), x.detach()))
+
+
 def close(a: np.ndarray, b: np.ndarray, largest_term: float) -> None:
     """Two sums of a few dozen terms, in different orders: each addition may lose half an ULP of the largest one."""
     assert np.abs(a - b).max() <= 64 * np.spacing(largest_term)
 
 
-def test_nn_embedding_free_models_read_one_hot_input() -> None:
+def test_nn_embedding_free_models_read_one_hot_input(backend: str) -> None:
     """One-hot input is an embedding by the identity matrix."""
     case = random_model("lstm", SHAPES, one_hot=True)
     embedded = Case(**{**vars(case), "parameters": case.parameters | {"embedding.weight": np.eye(SHAPES.V)}})
     by_index, by_product = by_hand(case, np.copy), by_hand(embedded, np.copy)
     assert all((by_product[name] == value).all() for name, value in by_index.items())
-    assert isinstance(nn.LSTM(3, 5), nn.RNNBase) and by_autograd(case, torch.float64)["loss"] > 0
+    assert isinstance(nn.LSTM(3, 5), nn.RNNBase) and by_autograd(case, torch.float64, backend)["loss"] > 0

@@ -59,7 +59,7 @@ def distance(a: Arrays, b: Arrays) -> float:
 @pytest.mark.parametrize("optimizer", RULES)
 @pytest.mark.parametrize("clip", CLIPS)
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_the_two_runs_stay_together_for_a_hundred_updates(cell: str, clip: str, optimizer: str) -> None:
+def test_the_two_runs_stay_together_for_a_hundred_updates(cell: str, clip: str, optimizer: str, backend: str) -> None:
     """How far may they part? Each update of either run adds rounding errors of a few ULPs, and training itself
     stretches what was added before. A third run shows by how much: it is the NumPy run, started with every parameter
     moved by one ULP of the largest. The two rooms, which make an error of that size at each of 100 updates, may be a
@@ -69,7 +69,9 @@ def test_the_two_runs_stay_together_for_a_hundred_updates(cell: str, clip: str, 
     rule, rate = RULES[optimizer]
     pl.seed_everything(1)
     data = TextDataModule(batch_size=4, window=12, val_fraction=0.001)
-    model = LanguageModel(data.vocab_size, cell, 6, 10, optimizer=optimizer, learning_rate=rate).double()
+    model = LanguageModel(
+        data.vocab_size, cell, 6, 10, optimizer=optimizer, learning_rate=rate, backend=backend
+    ).double()
     start, recorder = numpy_parameters(model), Recorder()
     trainer = pl.Trainer(
         accelerator="cpu", max_steps=UPDATES, limit_val_batches=0, logger=False, enable_checkpointing=False,

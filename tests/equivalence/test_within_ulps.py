@@ -16,8 +16,8 @@ ULPS = 8  # what the specification of the project allows
 SIZES = [Sizes(T=6, B=5, I=3, H=4, V=7), Sizes(T=6, B=3, I=2, H=4, L=2, V=5), Sizes(T=1, B=1, I=1, H=1, V=2)]
 
 
-def ulps_apart(case: Case) -> dict[str, float]:
-    ours, theirs, written_out = by_hand(case, np.copy), by_autograd(case, torch.float64), by_hand(case, terms)
+def ulps_apart(case: Case, backend: str) -> dict[str, float]:
+    ours, theirs, written_out = by_hand(case, np.copy), by_autograd(case, torch.float64, backend), by_hand(case, terms)
     return {
         name: float((np.abs(ours[name] - theirs[name]) / np.spacing(largest_terms(written_out[name]))).max())
         for name in theirs
@@ -29,8 +29,8 @@ def ulps_apart(case: Case) -> dict[str, float]:
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_result_is_within_a_few_ulps_of_its_largest_term(
-    cell: str, sizes: Sizes, loss: str, one_hot: bool
+    cell: str, sizes: Sizes, loss: str, one_hot: bool, backend: str
 ) -> None:
     for seed in range(3):
-        apart = ulps_apart(random_model(cell, sizes, seed, loss, one_hot))
+        apart = ulps_apart(random_model(cell, sizes, seed, loss, one_hot), backend)
         assert max(apart.values()) <= ULPS, apart
