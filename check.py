@@ -1,6 +1,7 @@
 """Prove gradients: a stranger's, a model's, and those that the proof itself stands on."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.table import Table
 from bptt.cells import CELLS
 from bptt.verify.bounds import FORMATS
 from bptt.verify.candidates import EXPECTED
+from bptt.verify.cases import Arrays, Case
 from bptt.verify.layouts import LAYOUTS, declared
 from bptt.verify.matrix import COLUMNS, SETTINGS, cells_of, exact_cases, is_noticed, wrong_results
 from bptt.verify.mutants import MUTANTS
@@ -108,7 +110,7 @@ def show(verdict: Verdict) -> None:
 
 
 def check_model(options: Any) -> int:
-    from twins import from_config, pairs  # torch and Lightning, which the other commands do without
+    from twins import from_config, pairs  # torch and Lightning, which most commands do without
 
     model, data = from_config(options.config, options.data.path)
     found = pairs(model, data.train_streams.at(0).tokens)
@@ -163,11 +165,19 @@ def print_matrix() -> int:
 
 def print_precision() -> None:
     """A line for each cell and format, a column for each implementation: the entry in the middle, and the worst."""
-    targets = {"autograd": "models.recurrent:{cell}", "torch.nn": "torch.nn:{cell}"}
+    import torch
+
+    from twins import by_autograd, by_torch_layers  # torch and Lightning, which most commands do without
+
+    rooms: dict[str, Callable[[Case, str], Arrays]] = {
+        "autograd": lambda case, dtype: by_autograd(case, getattr(torch, dtype), "autograd"),
+        "fused": lambda case, dtype: by_autograd(case, getattr(torch, dtype), "fused"),
+        "torch.nn": lambda case, dtype: by_torch_layers(case, getattr(torch, dtype)),
+    }
     found: dict[tuple[str, str], dict[str, str]] = {}
-    for each in track(distances(targets), description="measuring", total=None, transient=True):
+    for each in track(distances(rooms), description="measuring", total=None, transient=True):
         found.setdefault((each.cell, each.dtype), {})[each.who] = f"{each.median:.2g} / {each.worst:.2g}"
-    columns = ("NumPy by hand", *targets)
+    columns = ("NumPy by hand", *rooms)
     table = Table("cell", "format", *columns, title="ULPs of the largest term: median / worst of all gradients")
     for (cell, dtype), row in found.items():
         table.add_row(cell, dtype, *(row.get(column, "-") for column in columns))

@@ -1,6 +1,6 @@
 """How far each implementation is from the truth, in ULPs of the largest term that a gradient sums."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ import numpy as np
 from bptt.arithmetic import Array
 from bptt.cells import CELLS
 from bptt.verify.bounds import FORMATS
-from bptt.verify.cases import Arrays, Sizes, by_hand
+from bptt.verify.cases import Arrays, Case, Sizes, by_hand
 from bptt.verify.numbers import largest_terms, terms
 from bptt.verify.oracles import central_differences
 from bptt.verify.smooth_cases import random_layers
-from bptt.verify.trials import Question, Request, ask, on_grid
+from bptt.verify.trials import on_grid
 
 SIZES = Sizes(T=5, B=2, I=3, H=4)
 
@@ -28,8 +28,8 @@ class Distance(NamedTuple):
     worst: float
 
 
-def distances(torch_targets: dict[str, str]) -> Iterator[Distance]:
-    """By hand in NumPy where it has the format, and each target, a name with `{cell}` in capitals, in torch."""
+def distances(rooms: dict[str, Callable[[Case, str], Arrays]]) -> Iterator[Distance]:
+    """By hand in NumPy where it has the format, and in each room: a function of a case and a format's name."""
     for cell in CELLS:
         case = on_grid(random_layers(cell, SIZES), 1.0)
         truth = central_differences(case)
@@ -38,10 +38,8 @@ def distances(torch_targets: dict[str, str]) -> Iterator[Distance]:
             if dtype != "bfloat16":
                 results = by_hand(case, partial(np.asarray, dtype=dtype))
                 yield Distance(cell, dtype, "NumPy by hand", *ulps(results, truth, largest, dtype))
-            for who, target in torch_targets.items():
-                request = Request(target.format(cell=cell.upper()), cell, dtype=dtype)
-                runs = ask(request, [Question("", case, truth, {})], 60).runs
-                yield Distance(cell, dtype, who, *ulps(runs[0][0], truth, largest, dtype))
+            for who, results_of in rooms.items():
+                yield Distance(cell, dtype, who, *ulps(results_of(case, dtype), truth, largest, dtype))
 
 
 def ulps(results: Arrays, truth: Arrays, largest: Arrays, dtype: str) -> tuple[float, float]:

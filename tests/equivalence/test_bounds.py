@@ -14,7 +14,7 @@ from bptt.verify.cases import Arrays, Case, Sizes, by_hand
 from bptt.verify.sequences import Sources, jacobians, sequence_bounds
 from bptt.verify.smooth_cases import random_layers, random_model, random_parameters
 from models.cells import CELLS as TORCH_CELLS
-from tests.equivalence.by_autograd import by_autograd
+from twins import by_autograd
 
 ACTIVATIONS = Activations()
 

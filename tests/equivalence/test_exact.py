@@ -9,8 +9,8 @@ import torch
 
 from bptt.verify.cases import Arrays, Case, Sizes, by_hand, exact_points, piecewise_linear
 from bptt.verify.dyadic import bits_needed, dyadic
-from tests.equivalence.by_autograd import by_autograd
 from tests.equivalence.exact_cases import CELLS, DOUBLE, SINGLE, Recipe, case_of, layer_cases, model_cases
+from twins import by_autograd
 
 DOUBLE_CASES = [*layer_cases(DOUBLE), *model_cases(DOUBLE)]
 SINGLE_CASES = [*layer_cases(SINGLE), *model_cases(SINGLE)]

@@ -10,29 +10,20 @@ from bptt.layers import Recurrent as RecurrentTwin
 from bptt.losses import per_step_cross_entropy
 from bptt.verify.cases import Arrays, Case, Sizes, by_hand, exact_points, parts_of, piecewise_linear, state_of
 from bptt.verify.smooth_cases import random_layers, random_model
-from models.recurrent import TORCH_LAYERS, Recurrent
-from tests.equivalence.by_autograd import by_autograd, layers_by_autograd, module_of
+from models.recurrent import Recurrent
 from tests.equivalence.exact_cases import CELLS, SIZES
+from twins import by_autograd, by_torch_layers, module_of
 
 SHAPES = Sizes(T=4, B=2, I=3, H=5, L=2)
-
-
-def torch_name(name: str) -> str:
-    _, layer, parameter = name.split(".")
-    return f"{parameter}_l{layer}"
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("cell", CELLS)
 def test_torch_layers_give_the_bits_of_the_truth(cell: str, sizes: Sizes) -> None:
     case = exact_points(cell, sizes, seed=0)
-    layers = TORCH_LAYERS[cell](sizes.I, sizes.H, sizes.L)
-    theirs = layers_by_autograd(
-        case, layers, {torch_name(name): value for name, value in case.parameters.items()}, torch.float64
-    )
-    for name, truth in case.truth.items():
-        own_name = f"d.{torch_name(name[2:])}" if name.startswith("d.cells") else name
-        assert (theirs[own_name] == truth).all(), name
+    theirs = by_torch_layers(case, torch.float64)
+    assert theirs.keys() == case.truth.keys()
+    assert all((theirs[name] == truth).all() for name, truth in case.truth.items())
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -8,9 +8,9 @@ from bptt.verify.cases import Arrays, Case, Sizes, by_hand
 from bptt.verify.numbers import largest_terms, terms
 from bptt.verify.oracles import central_differences, complex_step, real_time_recurrent_learning
 from bptt.verify.smooth_cases import random_layers, random_model
-from tests.equivalence.by_autograd import by_autograd
 from tests.equivalence.exact_cases import CELLS
 from tests.equivalence.test_within_ulps import ULPS
+from twins import by_autograd
 
 LAYERS, MODEL = Sizes(T=4, B=2, I=3, H=2, L=2), Sizes(T=3, B=2, I=2, H=2, V=4)
 

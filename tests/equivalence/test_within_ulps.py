@@ -7,8 +7,8 @@ import torch
 from bptt.verify.cases import Case, Sizes, by_hand
 from bptt.verify.numbers import largest_terms, terms
 from bptt.verify.smooth_cases import random_model
-from tests.equivalence.by_autograd import by_autograd
 from tests.equivalence.exact_cases import CELLS
+from twins import by_autograd
 
 ULPS = 8  # what the specification of the project allows
 
