@@ -1,9 +1,9 @@
 """Prove gradients: a stranger's, a model's, and those that the proof itself stands on."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
@@ -29,6 +29,9 @@ CANDIDATES = f"""Exit code 0: right, 1: wrong, 2: could not be run. A candidate 
 or, with --exec, any program that reads and writes files as bptt/verify/vectors/README.md describes."""
 
 
+DEEPEST = 4  # layers of a candidate: whatever goes wrong between layers does so between few
+
+
 def parse_arguments(arguments: list[str] | None = None) -> Any:
     parser = ArgumentParser(description=__doc__, exit_on_error=False)
     commands = parser.add_subcommands()
@@ -50,22 +53,26 @@ def parse_arguments(arguments: list[str] | None = None) -> Any:
     return parser.parse_args(arguments)
 
 
+def one_of(names: Iterable[str]) -> Any:
+    return Literal.__getitem__(tuple(names))
+
+
 def candidate_arguments() -> ArgumentParser:
     parser = ArgumentParser(description=CANDIDATES)
     add = parser.add_argument
     add("target", type=str, nargs="?", help="path/to/file.py:name, or package.module:name")
     add("--exec", type=str, help="a command instead, such as './mine {case} {out}'")
-    add("--cell", type=str, choices=list(CELLS), required=True, help="what it computes")
+    add("--cell", type=one_of(CELLS), required=True, help="what it computes")
     add("--layers", type=int, default=1, help="how deep the stack is")
-    add("--dtype", type=str, choices=list(FORMATS), default="float64", help="the arithmetic it is to be run in")
+    add("--dtype", type=one_of(FORMATS), default="float64", help="the arithmetic it is to be run in")
     add("--device", type=str, default="cpu", help="of torch: cpu, cuda, …")
-    add("--layout", type=str, choices=list(LAYOUTS), default="torch", help="whose names, gate order and shapes")
+    add("--layout", type=one_of(LAYOUTS), default="torch", help="whose names, gate order and shapes")
     add("--gates", type=str, help="their order, if it is another: ifog, say")
-    add("--names", type=str, help="what it calls its parameters: weight_ih=W_x,bias_ih=b")
+    add("--names", type=str, help="what it calls its parameters: weight_ih=W,bias_ih=layers.{layer}.b")
     add("--one_bias", action="store_true", help="it has no bias_hh")
     add("--transposed", action="store_true", help="its weights are (I, G·H) and (H, G·H)")
     add("--vectors", type=str, help="try it on the test vectors of this folder")
-    add("--quick", action="store_true", help="three cases only")
+    add("--quick", action="store_true", help="four cases only")
     add("--json", action="store_true", help="the verdict for machines")
     add("--time_limit", type=float, default=60.0, help="seconds")
     return parser
@@ -74,11 +81,13 @@ def candidate_arguments() -> ArgumentParser:
 def check_candidate(options: Any) -> int:
     if (options.target is None) == (options.exec is None):
         raise ValueError("give either path/to/file.py:name or --exec 'program {case} {out}'")
-    if options.layers < 1 or options.time_limit <= 0:
-        raise ValueError("--layers must be at least 1 and --time_limit more than 0")
-    pairs = [pair.partition("=") for pair in (options.names or "").split(",") if pair]
+    if not 1 <= options.layers <= DEEPEST or options.time_limit <= 0:
+        raise ValueError(f"--layers must be 1 to {DEEPEST} and --time_limit more than 0")
+    pairs = [[part.strip() for part in pair.split("=")] for pair in (options.names or "").split(",") if pair.strip()]
+    if any(len(pair) != 2 or not all(pair) for pair in pairs):
+        raise ValueError(f"--names is {options.names!r}: write ours=theirs,ours=theirs")
     layout = {
-        "layout": options.layout, "gates": options.gates, "names": {ours: theirs for ours, _, theirs in pairs},
+        "layout": options.layout, "gates": options.gates, "names": {ours: theirs for ours, theirs in pairs},
         "one_bias": options.one_bias, "transposed": options.transposed,
     }  # fmt: skip
     declared(options.cell, **layout)

@@ -84,12 +84,21 @@ def homework(line: str) -> str:
         ),
         (["torch.nn:LSTM", "--gates", "ifgx"], "'ifgx' are not the gates of lstm: order ifgo"),
         (["torch.nn:LSTM", "--layout", "mxnet"], "mxnet"),
-        (["torch.nn:LSTM", "--layers", "0"], "--layers must be at least 1"),
+        (["torch.nn:LSTM", "--names", "weight_ih"], "--names is 'weight_ih': write ours=theirs"),
+        (["torch.nn:LSTM", "--gates", ""], "'' are not the gates of lstm"),
+        (["torch.nn:LSTM", "--device", "nowhere"], "nowhere"),
+        (["torch.nn:LSTM", "--layers", "2", "--one_bias"], "is no parameter of this cell in this layout"),
+        (["TMP/broken.py:LSTM"], "it raises SyntaxError"),
+        (["--exec", "true --device '"], "is no command"),
+        (["--exec", "true", "--device", "cuda"], "--device cuda is for torch"),
+        (["torch.nn:LSTM", "--layers", "0"], "--layers must be 1 to 4"),
         (["torch.nn:LSTM", "--vectors", "configs"], "SHA256SUMS: no such file"),
         (["--exec", "./README.md {case} {out}"], "Permission denied; give a program that can be executed"),
     ],
 )
-def test_a_mistake_in_checking_is_one_line(arguments: list[str], message: str) -> None:
-    done = run("check.py", "candidate", "--cell", "lstm", "--quick", *arguments, cwd=ROOT)
+def test_a_mistake_in_checking_is_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("class LSTM(:\n", encoding="utf-8")
+    given = [argument.replace("TMP", str(tmp_path)) for argument in arguments]
+    done = run("check.py", "candidate", "--cell", "lstm", "--quick", *given, cwd=ROOT)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr and done.stderr.count("\n") == 1 and done.stdout == "", done.stderr

@@ -63,7 +63,8 @@ def load(target: str) -> Any:
         try:
             module = importlib.import_module(place)
         except ModuleNotFoundError as error:
-            raise CannotRun(f"{place}: {error}; give path/to/file.py:name") from None
+            advice = "; give path/to/file.py:name" if error.name and place.startswith(error.name) else ""
+            raise CannotRun(f"{place}: {error}{advice}") from None
     if not hasattr(module, name):
         public = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
         raise CannotRun(f"{place} has no {name!r}; it has {', '.join(public) or 'nothing to call'}")
@@ -71,12 +72,22 @@ def load(target: str) -> Any:
 
 
 def kind_of(candidate: Any) -> str:
-    """What sort of candidate this is, by what it can be called with. Raises CannotRun for anything else."""
-    for kind, arguments in (("torch module", 2), ("torch function", 3), ("numpy function", 1)):
-        if callable(candidate) and inspect.isclass(candidate) == (kind == "torch module"):
-            if accepts(candidate, arguments):
+    """What sort of candidate this is, by how many arguments it must be given. Raises CannotRun for anything else."""
+    if hasattr(candidate, "named_parameters") and not inspect.isclass(candidate):
+        raise CannotRun("it is a module that is made already: give its class, or a function that makes it")
+    if callable(candidate):
+        needed = required(candidate)
+        if inspect.isclass(candidate) and (accepts(candidate, 2) or accepts(candidate, 3)):
+            return "torch module"
+        for kind, arguments in (("numpy function", 1), ("torch module", 2), ("torch function", 3)):
+            if needed == arguments and not inspect.isclass(candidate):
                 return kind
     raise CannotRun("called otherwise than expected; give " + "; or ".join(f"a {k}: {v}" for k, v in EXPECTED.items()))
+
+
+def required(function: Callable[..., Any]) -> int:
+    parameters = inspect.signature(function).parameters.values()
+    return sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
 
 
 def accepts(function: Callable[..., Any], arguments: int) -> bool:
@@ -84,8 +95,6 @@ def accepts(function: Callable[..., Any], arguments: int) -> bool:
         inspect.signature(function).bind(*range(arguments))
     except TypeError:
         return False
-    except ValueError:  # built in, without a signature
-        return True
     return True
 
 
@@ -98,35 +107,60 @@ def named_for(layout: Layout, layers: int, p: Arrays, pattern: str) -> Arrays:
     return found
 
 
-def back_from(layout: Layout, layers: int, gradients: Arrays, pattern: str) -> Arrays:
-    """The gradients of parameters so named, in our layout and under our names."""
+def back_from(layout: Layout, layers: int, gradients: Arrays, given: Arrays, pattern: str) -> Arrays:
+    """The gradients of parameters so named, in our layout and under our names. Raises WrongAnswer for a wrong shape."""
     found: Arrays = {}
     for layer in range(layers):
-        own = {name: gradients.get(pattern.format(name=name, layer=layer)) for name in set(layout.names.values())}
-        ours = layout.ours({name: value for name, value in own.items() if value is not None})
-        found |= {f"d.cells.{layer}.{name}": value for name, value in ours.items()}
+        names = {name: pattern.format(name=name, layer=layer) for name in set(layout.names.values())}
+        own = {name: gradients[full] for name, full in names.items() if full in gradients}
+        for name, value in own.items():
+            due = given[names[name]].shape
+            if value.shape != due:
+                raise WrongAnswer(f"d.{names[name]} has shape {value.shape}, where {due} is due")
+        found |= {f"d.cells.{layer}.{name}": value for name, value in layout.ours(own).items()}
     return found
 
 
-def torch_results(candidate: Any, kind: str, case: Arrays, request: dict[str, Any]) -> tuple[Arrays, Arrays]:
-    """Forward and back, twice: the second time, gradients arrive in memory with gaps."""
+def torch_results(candidate: Any, kind: str, case: Arrays, request: dict[str, Any]) -> dict[str, Arrays]:
+    """Forward and back in three ways.
+
+    "first", after another input was seen; "back twice": through the same graph once more, which adds the same to every
+    gradient; "again": with another input between forward and backward, with gaps in the memory of the gradients that
+    arrive, without those that are zero, and with a single number for those that are the same everywhere.
+    """
     layers, layout = request["layers"], declared(request["cell"], **request["layout"])
     p = {name: tensor(value, request) for name, value in named_for(layout, layers, case, TORCH_NAMES).items()}
+    given = {name: as_array(value, value) for name, value in p.items()}
     if kind == "torch module":
-        sizes = (case["x"].shape[-1], case["initial.h"].shape[-1], layers)
-        call, p = torch_module(candidate, sizes[: 2 if layers == 1 else 3], p)
+        call, p = torch_module(candidate, case, layers, p)
     else:
         p = {name: value.requires_grad_() for name, value in p.items()}
 
         def call(x: Any, state: Any) -> Any:
             return candidate(x, state, p)
 
-    runs = []
-    for gaps in (False, True):
-        found = torch_run(call, p, case, request, gaps)
-        gradients = {name: as_array(value.grad, value) for name, value in p.items()}
-        runs.append(found | back_from(layout, layers, gradients, TORCH_NAMES))
-    return runs[0], runs[1]
+    def results(leaves: dict[str, Any], values: list[Any], times: int = 1) -> Arrays:
+        gradients = {name: as_array(value.grad, value) / times for name, value in p.items()}
+        found = {f"d.{name}": as_array(leaf.grad, leaf) / times for name, leaf in leaves.items()}
+        names = ["output", *(name.replace("initial", "final") for name in leaves if name != "x")]
+        for name, value in zip(names, values, strict=True):
+            found[name] = as_array(value, value).reshape(case[f"d.{name}"].shape)
+        return found | back_from(layout, layers, gradients, given, TORCH_NAMES)
+
+    other = case | {"x": -case["x"]}
+    torch_forward(call, p, other, request)
+    leaves, values = torch_forward(call, p, case, request)
+    torch_backward(values, case, request, keep=True)
+    found = {"first": results(leaves, values)}
+    torch_backward(values, case, request)
+    found["back twice"] = results(leaves, values, times=2)
+    for value in p.values():
+        value.grad = None
+    leaves, values = torch_forward(call, p, case, request)
+    torch_forward(call, p, other, request)
+    torch_backward(values, case, request, sparse=True)
+    found["again"] = results(leaves, values)
+    return found
 
 
 def tensor(array: Any, request: dict[str, Any]) -> Any:
@@ -135,60 +169,82 @@ def tensor(array: Any, request: dict[str, Any]) -> Any:
     return torch.tensor(array, dtype=getattr(torch, request["dtype"]), device=request["device"])
 
 
-def torch_module(candidate: Any, sizes: tuple[int, ...], p: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def torch_module(candidate: Any, case: Arrays, layers: int, p: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The module with these parameters in it, and which of its own they became."""
     import torch
 
-    module = candidate(*sizes)
+    sizes = case["x"].shape[-1], case["initial.h"].shape[-1], layers
+    module = candidate(*sizes[: 2 if layers == 1 and accepts(candidate, 2) else 3])
     if not isinstance(module, torch.nn.Module) or not accepts(module.forward, 2):
         raise CannotRun(f"{candidate.__name__} is not {EXPECTED['torch module']}")
-    first = next(iter(p.values()))
-    module = module.to(first)
+    module = module.to(next(iter(p.values())))
     return module, placed(module, p)
 
 
-def torch_run(call: Any, p: dict[str, Any], case: Arrays, request: dict[str, Any], gaps: bool) -> Arrays:
-    """One pass forward and back: everything but the parameters' gradients, which it leaves where autograd puts them."""
+def torch_forward(
+    call: Any, p: dict[str, Any], case: Arrays, request: dict[str, Any]
+) -> tuple[dict[str, Any], list[Any]]:
+    """The leaves that gradients are wanted of, and the output and the parts of the final state."""
     import torch
 
-    parts = CELLS[request["cell"]].state._fields
-    leaves = {"x": tensor(case["x"], request).requires_grad_()}
-    leaves |= {part: tensor(case[f"initial.{part}"], request).requires_grad_() for part in parts}
-    d_output, *d_final = (tensor(case[f"d.{of}"], request) for of in ("output", *(f"final.{part}" for part in parts)))
-    if gaps:
-        d_output = torch.stack([d_output, d_output * torch.nan], dim=-1)[..., 0]
-    given = [*leaves.values(), *p.values(), *d_final]
+    names = ["x", *(f"initial.{part}" for part in CELLS[request["cell"]].state._fields)]
+    leaves = {name: tensor(case[name], request).requires_grad_() for name in names}
+    given = [*leaves.values(), *p.values()]
     before = [each.detach().clone() for each in given]
-    for value in p.values():
-        value.grad = None
-    x, *initial = leaves.values()
-    output, *final = judged_shapes(call(x, tuple(initial) if len(parts) > 1 else initial[0]), d_output, d_final)
-    d_final = [d.reshape(value.shape) for d, value in zip(d_final, final, strict=True)]
-    roots = [(v, d) for v, d in zip([output, *final], [d_output, *d_final], strict=True) if v.requires_grad]
-    if not roots:
-        raise WrongAnswer("no gradient can flow: what it returns is detached from what it was given")
-    torch.autograd.backward([value for value, _ in roots], [d for _, d in roots])
+    x, *state = leaves.values()
+    values = judged(call(x, tuple(state) if len(state) > 1 else state[0]), case, x.dtype)
     if any(not torch.equal(a, b) for a, b in zip(before, given, strict=True)):
         raise WrongAnswer("it changes its inputs in place")
-    shape = case["initial.h"].shape
-    found = {f"final.{of}": as_array(v, v).reshape(shape) for of, v in zip(parts, final, strict=True)}
-    found |= {f"d.initial.{part}": as_array(leaf.grad, leaf) for part, leaf in zip(parts, initial, strict=True)}
-    return {"output": as_array(output, output), "d.x": as_array(x.grad, x)} | found
+    return leaves, values
 
 
-def judged_shapes(answer: Any, d_output: Any, d_final: list[Any]) -> list[Any]:
-    """The output and the parts of the final state. Raises WrongAnswer where they are not of the shapes that are due."""
+def torch_backward(
+    values: list[Any], case: Arrays, request: dict[str, Any], keep: bool = False, sparse: bool = False
+) -> None:
+    """Sends the case's gradients back; `sparse` in the ways that are thrifty, or strange, in memory."""
+    import torch
+
+    names = ["d.output", *(f"d.final.{part}" for part in CELLS[request["cell"]].state._fields)]
+    roots, arriving = [], []
+    for value, name in zip(values, names, strict=True):
+        d = tensor(case[name], request)
+        if sparse and (d == d.flatten()[0]).all():
+            d = d.flatten()[0].expand(value.shape)
+        elif sparse:
+            d = torch.stack([d, d * torch.nan], dim=-1)[..., 0].reshape_as(d)
+        if value.requires_grad and not (sparse and not d.any()):
+            roots.append(value)
+            arriving.append(d if d.shape == value.shape else d[0])  # of a state without the axis of layers
+    if not roots:
+        raise WrongAnswer("no gradient can flow: what it returns is detached from what it was given")
+    before = [d.clone() for d in arriving]
+    torch.autograd.backward(roots, arriving, retain_graph=keep)
+    if any(not torch.equal(a, b) for a, b in zip(before, arriving, strict=True)):
+        raise WrongAnswer("it changes the gradient that arrives in place")
+
+
+def judged(answer: Any, case: Arrays, dtype: Any) -> list[Any]:
+    """The output and the parts of the final state. Raises WrongAnswer where they are not of the kind that is due."""
+    import torch
+
     if not isinstance(answer, tuple | list) or len(answer) != 2:
-        raise WrongAnswer(f"it returns {type(answer).__name__}, where (output, state) is due")
-    output, final = answer[0], list(answer[1]) if isinstance(answer[1], tuple | list) else [answer[1]]
-    if output.shape != d_output.shape:
-        raise WrongAnswer(f"output has shape {tuple(output.shape)}, where (T, B, H) = {tuple(d_output.shape)} is due")
-    allowed = [(due.shape, due.shape[1:]) if len(due) == 1 else (due.shape,) for due in d_final]
-    if len(final) != len(allowed) or any(of.shape not in due for of, due in zip(final, allowed, strict=True)):
-        shapes = ", ".join(str(tuple(each.shape)) for each in final)
-        due = f"{len(d_final)} of (L, B, H) = {tuple(d_final[0].shape)}"
-        raise WrongAnswer(f"the state has shape {shapes}, where {due} is due")
-    return [output, *final]
+        length = f" of {len(answer)}" if isinstance(answer, tuple | list) else ""
+        raise WrongAnswer(f"it returns a {type(answer).__name__}{length}, where (output, state) is due")
+    final = list(answer[1]) if isinstance(answer[1], tuple | list) else [answer[1]]
+    parts = [name for name in case if name.startswith("d.final.")]
+    if len(final) != len(parts):
+        raise WrongAnswer(f"the state it returns has {len(final)} parts, where {len(parts)} are due")
+    for name, value in zip(["output", *parts], [answer[0], *final], strict=True):
+        due = case["d.output" if name == "output" else name].shape
+        what = name.removeprefix("d.")
+        if not isinstance(value, torch.Tensor):
+            raise WrongAnswer(f"{what} is a {type(value).__name__}, where a tensor is due")
+        if tuple(value.shape) != due and not (name != "output" and due[0] == 1 and tuple(value.shape) == due[1:]):
+            axes = "(T, B, H)" if name == "output" else "(L, B, H)"
+            raise WrongAnswer(f"{what} has shape {tuple(value.shape)}, where {axes} = {due} is due")
+        if value.dtype != dtype:
+            raise WrongAnswer(f"{what} is {value.dtype}, where {dtype} is due".replace("torch.", ""))
+    return [answer[0], *final]
 
 
 def as_array(tensor: Any, like: Any) -> np.ndarray[Any, Any]:
@@ -204,79 +260,96 @@ def placed(module: Any, p: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in p.items():
         short, layer = name.rsplit("_l", 1)
-        spellings = [name, f"cells.{layer}.{short}", short]
-        spelling = next((each for each in spellings if each in own), None)
+        told = short.replace("{layer}", layer)
+        spelling = next((each for each in (name, f"cells.{layer}.{short}", told) if each in own), None)
         if spelling is None:
-            raise CannotRun(
-                f"there is no parameter {name!r} or {short!r}, but {', '.join(own)}: say which with --names"
-            )
+            has = f"but {', '.join(own)}: say which with --names" if own else "and none is left for it"
+            raise CannotRun(f"there is no parameter {told!r} for layer {layer}, {has}")
         if own[spelling].shape != value.shape:
             raise CannotRun(
                 f"{spelling} has shape {tuple(own[spelling].shape)}, in this layout it would be {tuple(value.shape)}: "
-                "declare another with --layout, --transposed or --one_bias"
+                "declare another with --cell, --layout, --transposed or --one_bias"
             )
         found[name] = own.pop(spelling)
         with torch.no_grad():
             found[name].copy_(value)
     if own:
-        raise CannotRun(
-            f"nothing is known of its parameter {', '.join(own)}: say with --names or --one_bias what it is"
-        )
+        raise CannotRun(f"its {', '.join(own)} is no parameter of this cell in this layout: see --names and --one_bias")
     return found
 
 
-def dictionary_results(
-    call: Callable[[Arrays], Arrays], case: Arrays, request: dict[str, Any]
-) -> tuple[Arrays, Arrays]:
-    """Of a NumPy function or a program: from arrays by name to arrays by name, twice."""
+def dictionary_results(call: Callable[[Arrays], Any], case: Arrays, request: dict[str, Any]) -> dict[str, Arrays]:
+    """Of a NumPy function or a program: from arrays by name to arrays by name.
+
+    In two ways: "first", after another input was seen; "again", with gaps in the memory of the gradients that arrive.
+    """
     layers, layout = request["layers"], declared(request["cell"], **request["layout"])
     others = {name: value for name, value in case.items() if not name.startswith("cells.")}
     given = others | named_for(layout, layers, case, OUR_NAMES)
     given = {name: np.ascontiguousarray(value, request["dtype"]) for name, value in given.items()}
-    runs: list[Arrays] = []
-    for gaps in (False, True):
-        handed = {name: np.repeat(v, 2, -1)[..., ::2] if gaps and name[0] == "d" else v for name, v in given.items()}
-        before = {name: value.copy() for name, value in handed.items()}
-        answer = call(handed)
-        if not isinstance(answer, dict):
-            raise WrongAnswer(f"it returns {type(answer).__name__}, where a dictionary of results is due")
-        if any(not np.array_equal(before[name], handed[name]) for name in before):
-            raise WrongAnswer("it changes its inputs in place")
-        answer = {name: np.asarray(value, np.float64) for name, value in answer.items()}
-        gradients = {name[2:]: value for name, value in answer.items() if name.startswith("d.cells.")}
-        results = {name: value for name, value in answer.items() if not name.startswith("d.cells.")}
-        runs.append(results | back_from(layout, layers, gradients, OUR_NAMES))
-    return runs[0], runs[1]
+    dictionary_run(call, given | {"x": -given["x"]}, layout, layers)
+    found = {"first": dictionary_run(call, given, layout, layers)}
+    with_gaps = {name: np.repeat(v, 2, -1)[..., ::2] if name.startswith("d.") else v for name, v in given.items()}
+    return found | {"again": dictionary_run(call, with_gaps, layout, layers)}
 
 
-def program_results(command: str, folder: Path, case: Arrays, request: dict[str, Any]) -> tuple[Arrays, Arrays]:
+def dictionary_run(call: Callable[[Arrays], Any], given: Arrays, layout: Layout, layers: int) -> Arrays:
+    """One answer, in our layout. What nobody asked for is kept without its value, to be named."""
+    before = {name: value.copy() for name, value in given.items()}
+    answer = call(given)
+    if not isinstance(answer, dict) or not all(isinstance(name, str) for name in answer):
+        raise WrongAnswer(f"it returns a {type(answer).__name__}, where a dictionary of results by name is due")
+    if given.keys() != before.keys() or any(not np.array_equal(before[name], given[name]) for name in before):
+        raise WrongAnswer("it changes its inputs in place")
+    asked = {"output", *(f"d.{name}" for name in given), *(name[2:] for name in given if name.startswith("d.final"))}
+    known = {
+        name: np.asarray(value, np.float64)
+        for name, value in answer.items()
+        if name in asked or name.startswith(("d.layer.", "layer."))
+    }
+    gradients = {name[2:]: value for name, value in known.items() if name.startswith("d.cells.")}
+    results = {name: value for name, value in known.items() if not name.startswith("d.cells.")}
+    unknown = {f"unknown:{name}": np.zeros(0) for name in answer.keys() - known.keys()}
+    return unknown | results | back_from(layout, layers, gradients, given, OUR_NAMES)
+
+
+def program_results(command: str, folder: Path, case: Arrays, request: dict[str, Any]) -> dict[str, Arrays]:
     """Of any program, which reads one text file and writes another."""
+    source, target = folder / "case.txt", folder / "out.txt"
+    try:
+        words = [w.replace("{case}", str(source)).replace("{out}", str(target)) for w in shlex.split(command)]
+    except ValueError as error:
+        raise CannotRun(f"{command!r} is no command: {error}") from None
+    if not words:
+        raise CannotRun("--exec is empty: give 'program {case} {out}'")
 
     def call(given: Arrays) -> Arrays:
         groups: dict[str, Arrays] = {"input": {}, "parameter": {}, "cotangent": {}}
         for name, value in given.items():
             groups["cotangent" if name[:2] == "d." else "parameter" if name[:5] == "cells" else "input"][name] = value
         (T, B, I), (L, _, H) = case["x"].shape, case["initial.h"].shape
-        source, target = folder / "case.txt", folder / "out.txt"
         source.write_text(text({"T": T, "B": B, "I": I, "H": H, "L": L}, groups), encoding="utf-8")
         target.unlink(missing_ok=True)
-        words = [word.format(case=source, out=target) for word in shlex.split(command)]
-        try:
-            done = subprocess.run(words, capture_output=True, text=True, check=False)
-        except OSError as error:
-            raise CannotRun(f"{words[0]}: {error.strerror}; give a program that can be executed") from None
-        if done.returncode:
-            last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-            raise CannotRun(f"{words[0]} ended with exit code {done.returncode}: {last}")
-        if not target.is_file():
-            raise CannotRun(f"{words[0]} wrote no file to {{out}}: give it {{case}} and {{out}} as arguments")
-        try:
-            _, found = parse_text(target.read_text(encoding="utf-8"))
-        except (ValueError, IndexError, UnicodeDecodeError) as error:
-            raise CannotRun(f"{words[0]} wrote a broken file: {error}") from None
-        return {name.split(":")[-1]: value for name, value in found.items()}
+        return program_run(words, target)
 
     return dictionary_results(call, case, request)
+
+
+def program_run(words: list[str], target: Path) -> Arrays:
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise CannotRun(f"{words[0]}: {error.strerror}; give a program that can be executed") from None
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        raise CannotRun(f"{words[0]} ended with exit code {done.returncode}: {last}")
+    if not target.is_file():
+        raise CannotRun(f"{words[0]} wrote no file to {{out}}: give it {{case}} and {{out}} as arguments")
+    try:
+        _, found = parse_text(target.read_text(encoding="utf-8"))
+    except (ValueError, IndexError) as error:
+        raise CannotRun(f"{words[0]} wrote a broken file: {error}") from None
+    return {name.split(":")[-1]: value for name, value in found.items()}
 
 
 def answers(folder: Path, request: dict[str, Any]) -> None:
@@ -285,20 +358,28 @@ def answers(folder: Path, request: dict[str, Any]) -> None:
     kind = "program" if request["program"] else kind_of(candidate)
     if kind == "numpy function" and request["dtype"] not in ("float64", "float32"):
         raise CannotRun(f"NumPy has no {request['dtype']}: choose float64 or float32")
+    if not kind.startswith("torch") and request["device"] != "cpu":
+        raise CannotRun(f"--device {request['device']} is for torch: a {kind} runs where it runs")
     for number in range(request["cases"]):
         with np.load(folder / f"{number}.npz") as file:
             case = dict(file)
         if kind == "program":
-            first, again = program_results(request["target"], folder, case, request)
+            found = program_results(request["target"], folder, case, request)
         elif kind == "numpy function":
-            first, again = dictionary_results(candidate, case, request)
+            found = dictionary_results(candidate, case, request)
         else:
-            first, again = torch_results(candidate, kind, case, request)
-        runs = {
-            f"{run}:{name}": value for run, of in (("first", first), ("again", again)) for name, value in of.items()
-        }
-        np.savez(folder / "unfinished.npz", **runs)  # type: ignore[arg-type]
+            found = torch_results(candidate, kind, case, request)
+        runs = {f"{way}>{name}": value for way, of in found.items() for name, value in of.items()}
+        np.savez(folder / "unfinished.npz", ways=np.array(list(found)), **runs)  # type: ignore[arg-type]
         os.replace(folder / "unfinished.npz", folder / f"{number}.out.npz")
+
+
+def said(error: BaseException, target: str) -> str:
+    """One line: what was raised, and the last line of the candidate's own file on the way there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f"{Path(f.filename).name}, line {f.lineno}" for f in frames if f.filename == target.rpartition(":")[0]]
+    place = f" ({own[-1]})" if own and not isinstance(error, SyntaxError) else ""
+    return f"it raises {type(error).__name__}: {(str(error).splitlines() or [''])[0]}{place}"
 
 
 def main(folder: Path) -> None:
@@ -309,9 +390,7 @@ def main(folder: Path) -> None:
     except (CannotRun, WrongAnswer) as error:
         problem = {"kind": type(error).__name__, "message": str(error)}
     except BaseException as error:  # whatever a stranger's code may raise
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(where.filename).name}, line {where.lineno}"
-        problem = {"kind": "CannotRun", "message": f"it raises {type(error).__name__}: {error} ({place})"}
+        problem = {"kind": "CannotRun", "message": said(error, request["target"])}
     else:
         return
     (folder / "problem.json").write_text(json.dumps(problem), encoding="utf-8")

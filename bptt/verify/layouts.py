@@ -103,7 +103,7 @@ def declared(
     known = LAYOUTS[layout][cell]
     return replace(
         known,
-        gates=gates or known.gates,
+        gates=known.gates if gates is None else gates,
         names={**known.names, **(names or {})},
         biases="one" if one_bias else known.biases,
         transposed=transposed or known.transposed,

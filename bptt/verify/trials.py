@@ -17,6 +17,7 @@ from bptt.cells import CELLS
 from bptt.layers import Recurrent
 from bptt.verify.bounds import FORMATS, Bounded
 from bptt.verify.cases import Arrays, Case, Sizes, by_hand, exact_points
+from bptt.verify.layouts import declared
 from bptt.verify.sequences import sequence_bounds
 from bptt.verify.smooth_cases import random_layers
 from bptt.verify.vector_files import intermediates, read
@@ -53,9 +54,9 @@ class Question(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """The results of each case, first and again; and the problem that ended it, if there was one."""
+    """The results of each case, in each way of running it; and the problem that ended it, if there was one."""
 
-    runs: list[tuple[Arrays, Arrays]]
+    runs: list[dict[str, Arrays]]  # "first", and others that are to give the same
     problem: str = ""
     is_wrong: bool = False  # or else it could not be run
 
@@ -70,28 +71,37 @@ def stranger(dtype: str) -> type[Bounded]:
 
 
 def questions(request: Request, quick: bool = False, seed: int = 0) -> list[Question]:
-    """The usual, one of everything, saturated; unless it is to be quick, each cotangent alone, and a longer one too.
+    """Cases that differ in what they could bring to light.
 
     In bfloat16, bounds mean little where errors of a percent have grown for long; so cases are short there, and one is
     exact within its 8 bits, whatever the order of sums: there, not a bit may differ.
     """
     narrow, L = request.dtype == "bfloat16", request.layers
-    usual, scale = Sizes(T=3 if narrow else 5, B=2, I=3, H=4, L=L), 0.375 if narrow else 1.0
-    whole = on_grid(random_layers(request.cell, usual, seed), scale)
-    single = on_grid(random_layers(request.cell, Sizes(1, 1, 1, 1, L), seed), scale)
-    cases = {"usual": whole, "one of everything": single}
+    scale = 0.375 if narrow else 1.0
+
+    def drawn(T: int, B: int, I: int, H: int) -> Case:
+        return on_grid(random_layers(request.cell, Sizes(T, B, I, H, L), seed), scale)
+
+    usual = drawn(3 if narrow else 5, 2, 3, 4)
+    cases = {"usual": usual, "one of everything": drawn(1, 1, 1, 1), "sum of outputs": summed(usual)}
     if not narrow:
-        cases["saturated"] = exact_points(request.cell, usual, seed)
+        cases["saturated"] = exact_points(request.cell, usual.sizes, seed)
     elif (request.cell, L) in IN_EIGHT_BITS:
         sizes, found = IN_EIGHT_BITS[request.cell, L]
         cases["exact"] = exact_points(request.cell, sizes, found, bits=8)
     if not quick:
-        for kept in whole.cotangents:
-            alone = {name: value * (name == kept) for name, value in whole.cotangents.items()}
-            cases[f"{kept.removeprefix('d.')} alone"] = Case(**{**vars(whole), "cotangents": alone})
-        longer = Sizes(T=4 if narrow else 12, B=3, I=2, H=5, L=L)
-        cases["longer"] = on_grid(random_layers(request.cell, longer, seed), scale)
+        for kept in usual.cotangents:
+            alone = {name: value * (name == kept) for name, value in usual.cotangents.items()}
+            cases[f"{kept.removeprefix('d.')} alone"] = Case(**{**vars(usual), "cotangents": alone})
+        cases |= {"wide": drawn(2, 7, 11, 9)} | ({} if narrow else {"long": drawn(40, 1, 2, 3)})
     return [question(name, case, request) for name, case in cases.items()]
+
+
+def summed(case: Case) -> Case:
+    """From a state of zeros, as most sequences start; the loss is 1024 Σ output, whose gradients nobody may clip."""
+    zeros = {name: value * (name == "x") for name, value in case.inputs.items()}
+    d = {name: np.full_like(value, 1024.0 * (name == "d.output")) for name, value in case.cotangents.items()}
+    return Case(**{**vars(case), "inputs": zeros, "cotangents": d})
 
 
 def on_grid(case: Case, scale: float) -> Case:
@@ -113,7 +123,7 @@ def from_vectors(request: Request, folder: Path) -> list[Question]:
 
 def question(name: str, case: Case, request: Request) -> Question:
     """The truth is our float64 result, so what that may be off counts too."""
-    if request.layout.get("one_bias"):
+    if declared(request.cell, **request.layout).biases == "one":
         silent = {k: v * (not k.endswith("bias_hh")) for k, v in case.parameters.items()}
         case = Case(**{**vars(case), "parameters": silent})
     kind = stranger(request.dtype)
@@ -134,17 +144,21 @@ def ask(request: Request, about: list[Question], time_limit: float) -> Answers:
             np.savez(folder / f"{number}.npz", **given)  # type: ignore[arg-type]
         (folder / "request.json").write_text(json.dumps({**asdict(request), "cases": len(about)}), encoding="utf-8")
         problem, is_wrong = outcome(folder, time_limit)
-        runs = []
-        for number in range(len(about)):
-            if (folder / f"{number}.out.npz").is_file():
-                with np.load(folder / f"{number}.out.npz") as file:
-                    runs.append((of_run(file, "first:"), of_run(file, "again:")))
+        runs = [answer for number in range(len(about)) if (answer := read_answer(folder / f"{number}.out.npz"))]
+        if not problem and len(runs) < len(about):
+            problem = "it ends the process before it has answered"
         on = f"case {about[len(runs)].name!r}: " if problem and 0 < len(runs) < len(about) else ""
         return Answers(runs, on + problem if problem else "", is_wrong)
 
 
-def of_run(file: Any, prefix: str) -> Arrays:
-    return {name.removeprefix(prefix): file[name] for name in file.files if name.startswith(prefix)}
+def read_answer(path: Path) -> dict[str, Arrays]:
+    found: dict[str, Arrays] = {}
+    if path.is_file():
+        with np.load(path) as file:
+            found = {str(way): {} for way in file["ways"]}
+            for way, _, name in (each.partition(">") for each in file.files if each != "ways"):
+                found[way][name] = file[f"{way}>{name}"]
+    return found
 
 
 def outcome(folder: Path, time_limit: float) -> tuple[str, bool]:

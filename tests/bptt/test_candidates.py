@@ -81,7 +81,7 @@ def test_torch_modules_and_functions_that_are_right(tmp_path: Path) -> None:
     found = verdict(tmp_path, TORCH, "function")
     assert found.status == "right", found.sentence
     found = verdict(tmp_path, TORCH, "Mine")
-    assert found.exit_code == 2 and "there is no parameter 'weight_ih_l0'" in found.sentence
+    assert found.exit_code == 2 and "there is no parameter 'weight_ih' for layer 0, but V.weight" in found.sentence
 
 
 @pytest.mark.parametrize(("cell", "name"), [("lstm", "LSTM"), ("gru", "GRU"), ("rnn", "RNN")])
@@ -97,8 +97,19 @@ WRONG = {
     "of another shape": ("return right(case) | {'output': case['x']}", "output has shape (5, 2, 3), where (5, 2, 4)"),
     "not a number": ("return right(case) | {'d.x': case['x'] * np.nan}", "Wrong backward: d.x (not a number)"),
     "changes its inputs": ("case['x'][0] = 0; return right(case)", "it changes its inputs in place"),
-    "no dictionary": ("return [1]", "it returns list, where a dictionary of results is due"),
-    "no gradients": ("return {'output': right(case)['output']}", "no gradient of any parameter among its results"),
+    "no dictionary": ("return [1]", "it returns a list, where a dictionary of results by name is due"),
+    "no gradients": (
+        "return {'output': right(case)['output']}",
+        "it gives no d.cells.0.bias_hh, d.cells.0.bias_ih",
+    ),
+    "misspelt": (
+        "r = right(case); r['dx'] = r.pop('d.x'); return r",
+        "it gives no d.x in case 'usual', but dx, which",
+    ),
+    "partial the second time": (
+        "right.calls = getattr(right, 'calls', 0) + 1; r = right(case); return r if right.calls < 9 else {}",
+        "in case 'sum of outputs', again",
+    ),
     "wrong in one step": (
         "r = right(case); r['d.layer.0.x_part'][:3] *= 2; r['d.cells.0.weight_hh'] *= 2; return r",
         "from step 2 of 0 to 4 back",
@@ -106,18 +117,19 @@ WRONG = {
     "wrong forward": ("r = right(case); r['output'][3:] *= 1.001; return r", "Wrong forward: output, at steps 3, 4 of"),
     "remembers": (
         "right.calls = getattr(right, 'calls', 0) + 1; r = right(case); "
-        "r['d.cells.0.bias_ih'] *= 1 + (right.calls % 2 == 0); return r",
-        "but only when called again",
+        "r['d.cells.0.bias_ih'] *= 1 + (right.calls % 3 == 0); return r",
+        "but only when it has seen other inputs",
     ),
-    "under a wrong name": (
+    "of a wrong name": (
         "r = right(case); r['d.cells.0.weight_ih'] = r['d.cells.0.weight_hh']; return r",
-        "it is d.cells.0.weight_hh, under a wrong name",
+        "d.cells.0.weight_ih has shape (4, 4), where (4, 3) is due",
     ),
 }
 CANNOT = {
     "raises": ("return 1 / 0", "it raises ZeroDivisionError: division by zero (candidate_file.py, line"),
     "crashes": ("import os; os.kill(os.getpid(), 11)", "it crashes: SIGSEGV"),
     "exits": ("import os; os._exit(7)", "it ends the process with exit code 7"),
+    "exits politely": ("import os; os._exit(0)", "it ends the process before it has answered"),
     "never ends": ("import time; time.sleep(1000)", "it does not end: stopped after 2 s"),
 }
 
@@ -140,10 +152,10 @@ def test_what_cannot_be_run_says_why(kind: str, tmp_path: Path) -> None:
 
 def test_what_is_not_there_or_called_otherwise(tmp_path: Path) -> None:
     for name, message in (
-        ("missing", "has no 'missing'; it has Recurrent, right, two"),
-        ("two", "called otherwise than expected; give a torch module"),
+        ("missing", "has no 'missing'; it has Recurrent, right, four"),
+        ("four", "called otherwise than expected; give a torch module"),
     ):
-        found = verdict(tmp_path, NUMPY + "\n    def two(x, y):\n        return x\n", name)
+        found = verdict(tmp_path, NUMPY + "\n    def four(x, y, z, w):\n        return x\n", name)
         assert found.exit_code == 2 and message in found.sentence, found.sentence
     request = Request("nowhere.py:mine", "rnn")
     assert ask(request, questions(request, quick=True), 60).problem == "nowhere.py: no such file"
@@ -219,6 +231,111 @@ def test_a_verdict_is_fit_for_json() -> None:
     request = Request("", "rnn")
     about = questions(request, quick=True)
     run = about[0].truth | {"d.x": about[0].truth["d.x"] * np.nan}
-    found = judge(request, about[:1], Answers([(run, run)])).as_dict()
+    found = judge(request, about[:1], Answers([{"first": run}])).as_dict()
     assert found["status"] == "wrong" and found["looks_like"] is None
     assert [row["share"] for row in found["results"] if row["name"] == "d.x"] == ["inf"]
+
+
+SUBTLE = """
+    import torch
+    from torch import nn
+
+    class Tanh(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, a):
+            h = a.tanh()
+            ctx.save_for_backward(h.clone())
+            return h
+
+        @staticmethod
+        def backward(ctx, d):
+            h, = ctx.saved_tensors
+            return d * (1 - h**2)
+
+    class Eat(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, a):
+            return a.clone()
+
+        @staticmethod
+        def backward(ctx, d):
+            g = d.clone()
+            d.zero_()
+            return g
+
+    class Mine(nn.RNN):
+        first = None
+
+        def forward(self, x, state):
+            W, U, b, b_h = (getattr(self, f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+            outputs, h = [], state[0]
+            for t, x_t in enumerate(x):
+                h = Tanh.apply(x_t @ W.T + b + h @ U.T + b_h)
+                outputs.append(h)
+            return torch.stack(outputs), h[None]
+"""
+LAST, STEP = "return torch.stack(outputs), h[None]", "h = Tanh.apply("
+BUGS = {
+    "nothing": ("", "", "Right: all 8 results"),
+    "keeps the first input": (
+        "outputs, h", "self.first = x = x if self.first is None else self.first\n            outputs, h",
+                              "Wrong forward: output"),
+    "eats what it saved": ("return d * (1 - h**2)", "g = d * (1 - h**2); h.data.zero_(); return g",
+                           "but only when the backward pass runs a second time"),
+    "eats what arrives": (LAST, "return Eat.apply(torch.stack(outputs)), h[None]", "changes the gradient that arrives"),
+    "cut after 16 steps": (STEP, "h = h.detach() if t % 16 == 15 else h\n                h = Tanh.apply(", "Wrong"),
+    "clips": ("return d * (1", "return d.clamp(-99, 99) * (1", "Wrong backward"),
+    "answers in float32": (LAST, "return torch.stack(outputs).float(), h[None]", "output is float32, where float64"),
+    "computes in float32": (STEP, "h = h.float().double()\n                h = Tanh.apply(", "Wrong forward"),
+    "returns three": (LAST, "return outputs, h, h", "it returns a tuple of 3, where (output, state) is due"),
+    "returns arrays": (LAST, "return torch.stack(outputs).detach().numpy(), h[None]", "output is a ndarray"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_what_only_a_second_look_shows(bug: str, tmp_path: Path) -> None:
+    true, false, message = BUGS[bug]
+    assert SUBTLE.count(true) == 1 or not true
+    file = tmp_path / "candidate_file.py"
+    file.write_text(textwrap.dedent(SUBTLE.replace(true, false) if true else SUBTLE), encoding="utf-8")
+    request = Request(f"{file}:Mine", "rnn")
+    about = questions(request)
+    found = judge(request, about, ask(request, about, 60))
+    assert message in found.sentence, found.sentence
+    assert found.exit_code == (bug != "nothing")
+
+
+def test_keras_has_one_bias_where_it_has_one(tmp_path: Path) -> None:
+    source = """
+    import torch
+    from torch import nn
+
+    class Mine(nn.Module):
+        def __init__(self, i, h, layers):
+            super().__init__()
+            for name, shape in (("kernel", (i, h)), ("recurrent_kernel", (h, h)), ("bias", (h,))):
+                self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
+
+        def forward(self, x, state):
+            outputs, h = [], state[0]
+            for x_t in x:
+                h = torch.tanh(x_t @ self.kernel + h @ self.recurrent_kernel + self.bias)
+                outputs.append(h)
+            return torch.stack(outputs), h
+
+    def made(i, h):
+        return Mine(i, h, 1)
+    """
+    for name in ("Mine", "made"):
+        found = verdict(tmp_path, source, name, layout={"layout": "keras"})
+        assert found.status == "right", found.sentence
+
+
+def test_bfloat16_says_where_it_says_little() -> None:
+    request = Request("", "lstm", dtype="bfloat16", layers=3)
+    about = questions(request, quick=True)
+    found = judge(request, about, Answers([{"first": each.truth} for each in about]))
+    assert found.status == "right" and "Bounds are wider than the results themselves" in found.sentence
+    request = Request("", "lstm", dtype="bfloat16")
+    about = questions(request, quick=True)
+    assert "wider" not in judge(request, about, Answers([{"first": each.truth} for each in about])).sentence

@@ -16,7 +16,7 @@ from bptt.verify.verdict import Verdict, judge
 
 
 def verdict_on(request: Request, about: list[Question], results: list[Arrays]) -> Verdict:
-    return judge(request, about, Answers([(result, result) for result in results]))
+    return judge(request, about, Answers([{"first": result} for result in results]))
 
 
 @pytest.mark.parametrize("layers", [1, 2])
