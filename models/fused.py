@@ -39,6 +39,13 @@ def apply_(function: Function, a: Tensor) -> Tensor:
     return IN_PLACE[function](a) if function in IN_PLACE else a.copy_(function(a))
 
 
+def into(place: Tensor, function: Function, a: Tensor) -> None:
+    if function is torch.tanh:
+        torch.tanh(a, out=place)
+    else:
+        place.copy_(function(a))
+
+
 class Recurrence(torch.autograd.Function):
     """What the three have in common: no derivatives but the first, backward. Raises RuntimeError for others."""
 
@@ -55,6 +62,11 @@ def only_once() -> None:
 def sum_of_products(d: Tensor, read: Tensor) -> Tensor:
     """Σ_t Σ_b d readᵀ: (T, B, G), (T, B, H) → (G, H)."""
     return d.flatten(0, 1).T @ read.flatten(0, 1)
+
+
+def before_each(d_output: Tensor) -> list[Tensor]:
+    """∂L/∂h of the output at t − 1, for each step t going back; nothing before the first."""
+    return [*reversed(d_output[:-1].unbind()), torch.zeros_like(d_output[0])]
 
 
 class RNNRecurrence(Recurrence):
@@ -82,10 +94,9 @@ class RNNRecurrence(Recurrence):
         only_once()
         hs, weight, *a = ctx.saved_tensors
         d = SLOPES[ctx.act](a[0] if a else hs[1:], hs[1:])  # (T, B, H): ∂h'/∂a
-        d_h = d_h.clone()
-        for d_a, d_out in zip(reversed(d.unbind()), reversed(d_output.unbind()), strict=True):
-            d_a.mul_(d_h.add_(d_out))
-            torch.mm(d_a, weight, out=d_h)
+        d_h = d_h + d_output[-1]
+        for d_a, d_out in zip(reversed(d.unbind()), before_each(d_output), strict=True):
+            torch.addmm(d_out, d_a.mul_(d_h), weight, out=d_h)
         return None, None, d, sum_of_products(d, hs[:-1]), d.sum((0, 1)), d_h
 
 
@@ -134,14 +145,13 @@ class GRURecurrence(Recurrence):
         torch.mul(d_n * h_n, SLOPES[gate](a_r, r), out=d[..., :H])
         torch.mul(hs[:-1] - n, SLOPES[gate](a_z, z), out=d[..., H : 2 * H])
         torch.mul(d_n, r, out=d[..., 2 * H :])
-        d_h = d_h.clone()
-        by_gate = d.unflatten(-1, (3, H))
-        steps = zip(*(reversed(of.unbind()) for of in (d, by_gate, z, d_n, d_output)), strict=True)
-        for d_t, by_gate_t, z_t, d_n_t, d_out in steps:
-            d_h.add_(d_out)
-            by_gate_t.mul_(d_h[:, None])
+        d_h = d_h + d_output[-1]
+        by_gate, d_h_of_gates = d.unflatten(-1, (3, H)), d_h[:, None]  # a view: it changes with d_h
+        steps = (reversed(of.unbind()) for of in (d, by_gate, z, d_n))
+        for d_t, by_gate_t, z_t, d_n_t, d_out in zip(*steps, before_each(d_output), strict=True):
+            by_gate_t.mul_(d_h_of_gates)
             d_n_t.mul_(d_h)
-            d_h.mul_(z_t).addmm_(d_t, weight)
+            torch.addcmul(d_out, d_h, z_t, out=d_h).addmm_(d_t, weight)
         d_x = torch.cat([d[..., : 2 * H], d_n], dim=-1)
         return None, None, d_x, sum_of_products(d, hs[:-1]), d.sum((0, 1)), d_h
 
@@ -154,33 +164,32 @@ class LSTMRecurrence(Recurrence):
         ctx: Any, gate: Function, act: Function, x_parts: Tensor, weight: Tensor, bias: Tensor, h: Tensor, c: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         (T, B, _), H = x_parts.shape, h.shape[-1]
-        y = x_parts + bias  # (T, B, 4H): becomes i, f, g, o
+        y = x_parts + bias  # (T, B, 4H): becomes i, f, -, o, where the room of g is not looked at again
         a = torch.empty_like(y) if {gate, act} & NEED_A else None
+        g, squashed = y.new_empty(2, T, B, H)  # squashed is act(c')
         hs, cs = (torch.cat([first[None], y.new_empty(T, B, H)]) for first in (h, c))
-        squashed = y.new_empty(T, B, H)  # act(c')
         transposed = weight.T.contiguous()
-        i_f, (i, f, g, o) = y[..., : 2 * H].unbind(), [block.unbind() for block in y.chunk(4, -1)]
-        h_t, c_t, y_t, s_t = hs.unbind(), cs.unbind(), y.unbind(), squashed.unbind()
+        i, f, a_g, o = (block.unbind() for block in y.chunk(4, -1))
+        h_t, c_t, y_t, g_t, s_t = (of.unbind() for of in (hs, cs, y, g, squashed))
         for t in range(T):
             y_t[t].addmm_(h_t[t], transposed)
             if a is not None:
                 a[t] = y_t[t]
-            apply_(gate, i_f[t])
-            apply_(act, g[t])
-            apply_(gate, o[t])
-            torch.mul(f[t], c_t[t], out=c_t[t + 1]).addcmul_(i[t], g[t])
-            apply_(act, s_t[t].copy_(c_t[t + 1]))
+            into(g_t[t], act, a_g[t])
+            apply_(gate, y_t[t])
+            torch.mul(f[t], c_t[t], out=c_t[t + 1]).addcmul_(i[t], g_t[t])
+            into(s_t[t], act, c_t[t + 1])
             torch.mul(o[t], s_t[t], out=h_t[t + 1])
         ctx.functions = gate, act
-        ctx.save_for_backward(y, squashed, hs, cs, weight, *([] if a is None else [a]))
+        ctx.save_for_backward(y, g, squashed, hs, cs, weight, *([] if a is None else [a]))
         return hs[1:], hs[-1].clone(), cs[-1].clone()
 
     @staticmethod
     def backward(ctx: Any, d_output: Tensor, d_h: Tensor, d_c: Tensor) -> tuple[Tensor | None, ...]:
         only_once()
-        y, squashed, hs, cs, weight, *a = ctx.saved_tensors
+        y, g, squashed, hs, cs, weight, *a = ctx.saved_tensors
         gate, act = ctx.functions
-        (i, f, g, o), H = y.chunk(4, -1), hs.shape[-1]
+        (i, f, _, o), H = y.chunk(4, -1), hs.shape[-1]
         a_i, a_f, a_g, a_o = (a[0] if a else y).chunk(4, -1)
         c_from_h = o * SLOPES[act](cs[1:], squashed)  # (T, B, H): ∂h'/∂c'
         d = torch.empty_like(y)  # (T, B, 4H): first ∂c'/∂a, and for o ∂h'/∂a; then ∂L/∂a
@@ -188,16 +197,15 @@ class LSTMRecurrence(Recurrence):
         torch.mul(cs[:-1], SLOPES[gate](a_f, f), out=d[..., H : 2 * H])
         torch.mul(i, SLOPES[act](a_g, g), out=d[..., 2 * H : 3 * H])
         torch.mul(squashed, SLOPES[gate](a_o, o), out=d[..., 3 * H :])
-        d_h, d_c = d_h.clone(), d_c.clone()
+        d_h, d_c = d_h + d_output[-1], d_c.clone()
         by_gate = d.unflatten(-1, (4, H))
-        through_c, through_o = by_gate[:, :, :3], by_gate[:, :, 3]
-        steps = (d, through_c, through_o, c_from_h, f, d_output)
-        for d_t, i_f_g, of_o, k, f_t, d_out in zip(*(reversed(each.unbind()) for each in steps), strict=True):
-            d_h.add_(d_out)
+        steps = (reversed(of.unbind()) for of in (d, by_gate[:, :, :3], by_gate[:, :, 3], c_from_h, f))
+        d_c_of_gates = d_c[:, None]  # a view: it changes with d_c
+        for d_t, i_f_g, of_o, k, f_t, d_out in zip(*steps, before_each(d_output), strict=True):
             d_c.addcmul_(d_h, k)
-            i_f_g.mul_(d_c[:, None])
+            i_f_g.mul_(d_c_of_gates)
             of_o.mul_(d_h)
-            torch.mm(d_t, weight, out=d_h)
+            torch.addmm(d_out, d_t, weight, out=d_h)
             d_c.mul_(f_t)
         return None, None, d, sum_of_products(d, hs[:-1]), d.sum((0, 1)), d_h, d_c
 
