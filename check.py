@@ -122,7 +122,7 @@ def check_model(options: Any) -> int:
     from twins import from_config, pairs  # torch and Lightning, which most commands do without
 
     model, data = from_config(options.config, options.data.path)
-    found = pairs(model, data.train_streams.at(0).tokens)
+    found = pairs(model, next(iter(data.train_dataloader())))
     table = Table("result", "shape", "largest difference", "allowed", "same bits", "", title=escape(str(data)))
     for pair in found:
         shape = " × ".join(map(str, pair.by_hand.shape)) or "1"

@@ -27,10 +27,10 @@ def rows(pairs: int) -> Iterator[dict[str, Any]]:
             parameters = [*theirs.parameters(), *ours.parameters(), *embedding.parameters()]
             tokens = torch.randint(0, V, (T, B))
             x, d = torch.randn(T, B, H, requires_grad=True), torch.randn(T, B, H)
-            first = ours.layers()[0]
+            (first,) = ours.layers()[0]
 
             def looked_up(first: Any = first, ours: Any = ours, tokens: Any = tokens, e: Any = embedding) -> Tensor:
-                return ours.over_projected(F.embedding(tokens, first.project(e.weight)))[0]
+                return ours.over_projected([F.embedding(tokens, first.project(e.weight))])[0]
 
             gates = len(CELLS[cell].gates)
             recurrent = 6 * T * B * gates * H * H  # forward, and twice that back

@@ -57,6 +57,12 @@ def indicator(condition: Array, like: Array) -> Array:
     return condition + like * 0
 
 
+def constant(value: float, like: Array) -> Any:
+    """The value as a number of the kind that `like` holds."""
+    kind = type(like.flat[0])
+    return kind.of(value) if hasattr(kind, "of") else kind(value)
+
+
 SIGMOID = Activation(sigmoid, lambda a, y: y * (1 - y))
 TANH = Activation(tanh, lambda a, y: 1 - y * y)
 # At a kink any slope between the two sides is a subgradient. These are autograd's choices: a clipped line keeps its

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bptt.arithmetic import Array, exp, log
+from bptt.arithmetic import Array, constant, exp, log
 
 
 def softmax_cross_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
@@ -36,3 +36,24 @@ def per_step_cross_entropy(logits: Array, targets: Array, loss: str = "every") -
         raise ValueError(f"loss is {loss!r}: choose 'every' or 'last'")
     value, d_last = softmax_cross_entropy(logits[-1], targets[-1])
     return value, np.concatenate([logits[:-1] * 0, d_last[np.newaxis]])
+
+
+def weighted_cross_entropy(logits: Array, labels: Array, weights: Array, smoothing: float) -> tuple[Array, Array]:
+    """The cross entropy of classes that count differently, with smoothed labels (Szegedy et al., 2016).
+
+        q = w ∘ ((1 − ε) onehot(label) + ε / C)
+        L = −Σ q log(p) / Σ w[label]
+        ∂L/∂z = (Σ_c q_c · p − q) / Σ w[label],  p = softmax(z)
+
+    Shapes: logits z (B, C), labels (B), weights w (C), gradient (B, C); smoothing is ε, from 0 to 1. L is summed over
+    the batch, too.
+    """
+    one = constant(1.0, logits)
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    exponentials = exp(shifted)
+    total = exponentials.sum(axis=-1, keepdims=True)
+    onehot = (np.arange(len(weights)) == labels[:, np.newaxis]) * one  # (B, C)
+    q = weights * ((1 - smoothing) * onehot + smoothing / len(weights))
+    scale = weights[labels].sum()
+    d_logits = q.sum(axis=-1, keepdims=True) * (exponentials / total) - q
+    return -(q * (shifted - log(total))).sum() / scale, d_logits / scale

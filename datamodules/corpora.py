@@ -1,19 +1,58 @@
 """Text that is already there, by name, and text from any file."""
 
+import ast
 import sysconfig
+import warnings
 from pathlib import Path
+from pydoc_data.topics import topics
 
 NOT_SOURCE = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+MEMORISE = """\
+A recurrent network reads one symbol at a time. What it has read lives on in its state, a short list of numbers: \
+that is all it keeps. "How can so little hold so much?" Because it learns what will matter, and lets go of the \
+rest.
+
+To train it, we unroll it in time and walk back: each step hands its blame to the step before. If that path is \
+cut, the loss still falls, yet the gradient is wrong. Judge by exact sums, not by eye.
+
+Here are 559 symbols of 44 kinds, for a net of 100 units. A pass has 23 windows. If it errs nowhere, the text is \
+in the weights.
+"""
 
 
-def python_stdlib() -> bytes:
+def standard_library() -> list[bytes]:
     """The source files of the running interpreter's standard library, by name, without its tests."""
     root = Path(sysconfig.get_path("stdlib"))
     names = sorted(path.relative_to(root) for path in root.rglob("*.py"))
-    return b"\n".join((root / name).read_bytes() for name in names if not NOT_SOURCE & set(name.parts))
+    return [(root / name).read_bytes() for name in names if not NOT_SOURCE & set(name.parts)]
 
 
-CORPORA = {"python-stdlib": python_stdlib}
+def python_stdlib() -> bytes:
+    return b"\n".join(standard_library())
+
+
+def python_docstrings() -> bytes:
+    """What the standard library says in English: the topics of its help, then every docstring, by file."""
+    texts = [topics[name] for name in sorted(topics)]
+    with warnings.catch_warnings(action="ignore"):  # of old escapes in source that is not ours
+        trees = map(ast.parse, standard_library())
+        texts += [text for tree in trees for node in ast.walk(tree) for text in docstring(node)]
+    return "\n\n".join(text.strip() for text in texts).encode()
+
+
+def docstring(node: ast.AST) -> list[str]:
+    if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        return []
+    text = ast.get_docstring(node)
+    return [text] if text else []
+
+
+def memorise() -> bytes:
+    """A text to learn by heart: 559 characters, 44 different ones."""
+    return MEMORISE.encode()
+
+
+CORPORA = {"python-stdlib": python_stdlib, "python-docstrings": python_docstrings, "memorise": memorise}
 
 
 def read_file(path: str) -> bytes:

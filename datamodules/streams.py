@@ -18,14 +18,19 @@ class Window(NamedTuple):
     tokens: Tensor  # (T + 1, B), int64; PADDING beyond the end
     fresh: bool  # the streams begin here: whatever state is carried must be zero
 
+    @property
+    def symbols(self) -> int:
+        """To be predicted."""
+        return self.tokens[1:].numel()
+
 
 class Streams:
     """B contiguous streams of one sequence, in windows of T steps; the last symbol of one window opens the next.
 
-    For training (`whole=False`) the streams have the same number of full windows, the rest is dropped, and each
-    iteration goes on where the last one stopped, so that a shortened epoch still sees the whole text in the end. With
-    `whole=True` each iteration starts at the beginning, and every symbol but the first is a target exactly once: the
-    last window may be short, and the last streams padded.
+    The last window may be short. For training (`whole=False`) the streams are equally long, so that up to B − 1 symbols
+    at the end are left out, and each iteration goes on where the last one stopped, so that a shortened epoch still sees
+    the whole text in the end. With `whole=True` each iteration starts at the beginning, and every symbol but the first
+    is a target exactly once: the last streams may be padded.
 
     Raises ValueError where the sequence is too short for a single window.
     """
@@ -40,7 +45,7 @@ class Streams:
                 f"{batch_size * window + 1:,}: " + what_fits(targets, batch_size, window)
             )
         self.ids, self.window, self.whole = ids, window, whole
-        self.stream_length = -(-targets // batch_size) if whole else targets // batch_size // window * window
+        self.stream_length = -(-targets // batch_size) if whole else targets // batch_size
         self.starts = np.arange(batch_size) * self.stream_length  # (B,)
         self.position = 0
 

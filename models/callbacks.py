@@ -1,5 +1,6 @@
-"""What happens beside the training: its speed, a sample after every validation, and a checkpoint to go on from."""
+"""What happens beside the training: its speed, samples, suggestions, and a checkpoint to go on from."""
 
+import logging
 import math
 import time
 from pathlib import Path
@@ -9,8 +10,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 
-from models.checkpoints import language_model, read_checkpoint
-from models.sampling import generate
+from models.checkpoints import classifier, language_model, read_checkpoint
+from models.classifier import report
+from models.sampling import generate, harmless
+from models.suggestions import Accuracy, Suggester, accuracy
 
 SAMPLE_SEED = 0
 
@@ -38,35 +41,63 @@ class Throughput(pl.Callback):
     ) -> None:
         now = time.perf_counter()
         self.seconds += now - self.began
-        self.tokens += batch.tokens[1:].numel()
+        self.tokens += batch.symbols
         self.began = now
         if trainer.global_step % trainer.log_every_n_steps == 0:
             pl_module.log("tokens_per_second", self.tokens_per_second, prog_bar=True)
 
 
-class Samples(pl.Callback):
+class Teller(pl.Callback):
+    """Says on the terminal what is trained, how well it does after every validation, and what came of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder  # of the run
+
+    def on_train_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            parameters = sum(parameter.numel() for parameter in pl_module.parameters())
+            print(f"{trainer.datamodule}\n{parameters:,} parameters on {pl_module.device}; run in {self.folder}\n")
+
+    def on_validation_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking and trainer.is_global_zero:
+            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self.tell(f"epoch {trainer.current_epoch + 1}, update {trainer.global_step:,}", metrics, trainer, pl_module)
+
+    def summary(self, trainer: Any, best: ModelCheckpoint, tokens_per_second: float) -> str:
+        """The last lines of a run: where its best model is, how good it is, how fast it was trained, what it does."""
+        if not best.best_model_path:
+            return f"no checkpoint was kept; {tokens_per_second:,.0f} tokens/s"
+        assert best.best_model_score is not None  # as a best model was kept
+        return (
+            f"best checkpoint  {shortest(Path(best.best_model_path))}\n"
+            f"held out         {self.loss(float(best.best_model_score))}\n"
+            f"training speed   {tokens_per_second:,.0f} tokens/s\n"
+            f"{self.proof(trainer.datamodule, read_checkpoint(best.best_model_path))}"
+        )
+
+    def tell(self, when: str, metrics: dict[str, float], trainer: Any, model: Any) -> None:
+        raise NotImplementedError
+
+    def loss(self, nats: float) -> str:
+        raise NotImplementedError
+
+    def proof(self, data: Any, checkpoint: dict[str, Any]) -> str:
+        raise NotImplementedError
+
+
+class Samples(Teller):
     """After every validation, writes to a file what the model generates, and its beginning to the terminal.
 
     The samples have a random generator of their own: how often they are drawn does not change the training.
     """
 
     def __init__(self, path: Path, length: int = 500, shown: int = 200, temperature: float = 0.8) -> None:
+        super().__init__(path.parent)
         self.path, self.length, self.shown, self.temperature = path, length, shown, temperature
 
-    def on_train_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
-        if trainer.is_global_zero:
-            parameters = sum(parameter.numel() for parameter in pl_module.parameters())
-            print(f"{trainer.datamodule}\n{parameters:,} parameters on {pl_module.device}; run in {self.path.parent}\n")
-
-    def on_validation_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
-            return
-        text = self.draw(trainer.datamodule.tokenizer, pl_module)
-        nats, bits = (float(trainer.callback_metrics[name]) for name in ("val_loss", "val_bpc"))
-        title = (
-            f"epoch {trainer.current_epoch + 1}, update {trainer.global_step:,}: "
-            f"held out {nats:.4f} nats = {bits:.4f} bits per symbol"
-        )
+    def tell(self, when: str, metrics: dict[str, float], trainer: Any, model: Any) -> None:
+        text = self.draw(trainer.datamodule.tokenizer, model)
+        title = f"{when}: held out {self.loss(metrics['val_loss'])}"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"=== {title} ===\n{text}\n\n")
@@ -77,19 +108,69 @@ class Samples(pl.Callback):
         ids = generate(model, prompt, self.length, self.temperature, SAMPLE_SEED)
         return "".join(tokenizer.decode(ids))
 
-    def summary(self, trainer: Any, best: ModelCheckpoint, tokens_per_second: float) -> str:
-        """The last lines of a run: where its best model is, how good it is, how fast it was trained, what it writes."""
-        if not best.best_model_path:
-            return f"no checkpoint was kept; {tokens_per_second:,.0f} tokens/s"
-        assert best.best_model_score is not None  # as a best model was kept
-        nats = float(best.best_model_score)
-        text = self.draw(trainer.datamodule.tokenizer, language_model(read_checkpoint(best.best_model_path)))
-        return (
-            f"best checkpoint  {shortest(Path(best.best_model_path))}\n"
-            f"held out         {nats:.4f} nats = {nats / math.log(2):.4f} bits per symbol\n"
-            f"training speed   {tokens_per_second:,.0f} tokens/s\n"
-            f"it writes\n{indented(text)}"
-        )
+    def loss(self, nats: float) -> str:
+        return f"{nats:.4f} nats = {nats / math.log(2):.4f} bits per symbol"
+
+    def proof(self, data: Any, checkpoint: dict[str, Any]) -> str:
+        return f"it writes\n{indented(self.draw(data.tokenizer, language_model(checkpoint)))}"
+
+
+class Verdicts(Teller):
+    """How many texts a classifier gets right, and at the end which it takes for which."""
+
+    def tell(self, when: str, metrics: dict[str, float], trainer: Any, model: Any) -> None:
+        print(f"{when}: held out {self.loss(metrics['val_loss'])}, {metrics['val_accuracy']:.1%} right", flush=True)
+
+    def loss(self, nats: float) -> str:
+        return f"{nats:.4f} nats a text"
+
+    def proof(self, data: Any, checkpoint: dict[str, Any]) -> str:
+        parts = {"held out": data.val_batches, "test": data.test_batches}
+        return report(classifier(checkpoint), {name: part for name, part in parts.items() if part}, data.labels)
+
+
+class SuggestionAccuracy(pl.Callback):
+    """At the end of training, how often the word that the held-out text goes on with is suggested: a table on the
+    terminal, `suggested_top{k}_typed{n}` for the loggers, and a plot. Nothing where there is no text of words."""
+
+    def __init__(self, path: Path, positions: int = 200) -> None:
+        self.path, self.positions = path, positions
+
+    def on_train_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
+        text = getattr(trainer.datamodule, "held_out_excerpt", "")
+        if not text or not trainer.is_global_zero:
+            return
+        pl_module.eval()
+        rows = accuracy(Suggester(pl_module, trainer.datamodule.tokenizer), text, self.positions)
+        pl_module.train()
+        if rows:
+            for logger in trainer.loggers:
+                shares = {f"suggested_top{k}_typed{row.typed}": share for row in rows for k, share in row.top.items()}
+                logger.log_metrics(shares, trainer.global_step)
+            print(f"{table(rows)}\n", flush=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            plot(rows, self.path)
+
+
+def table(rows: list[Accuracy]) -> str:
+    heads = "".join(f"  top {k}" for k in rows[0].top)
+    lines = ["how often the next word of the held-out text is suggested", f"letters typed  words{heads}"]
+    for row in rows:
+        lines.append(f"{row.typed:13}{row.words:7}" + "".join(f"{share:7.1%}" for share in row.top.values()))
+    return "\n".join(lines)
+
+
+def plot(rows: list[Accuracy], path: Path) -> None:
+    from matplotlib.figure import Figure  # a second, which no other command needs to wait
+
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it tells of its cache
+    axes = (figure := Figure(figsize=(6, 4), layout="constrained")).subplots()
+    for k in rows[0].top:
+        axes.plot([row.typed for row in rows], [row.top[k] for row in rows], marker="o", label=f"top {k}")
+    axes.set(xlabel="letters typed", ylabel="share of words suggested", ylim=(0, 1), xticks=[row.typed for row in rows])
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)
 
 
 class ValidateAtTheEnd(pl.Callback):
@@ -123,7 +204,7 @@ def shortest(path: Path) -> Path:
 
 
 def indented(text: str) -> str:
-    return "\n".join("    " + line for line in text.splitlines())
+    return "\n".join("    " + line for line in harmless(text).splitlines())
 
 
 class Progress(RichProgressBar):

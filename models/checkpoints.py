@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from models.classifier import Classifier
 from models.language_model import LanguageModel
 
 
@@ -26,8 +27,20 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
 
 def language_model(checkpoint: dict[str, Any]) -> LanguageModel:
-    """The model that a checkpoint holds, ready to predict."""
-    options = {name: value for name, value in checkpoint["hyper_parameters"].items() if not name.startswith("_")}
-    model = LanguageModel(**options)
+    """The model that a checkpoint holds, ready to predict. Raises ValueError for a classifier's."""
+    if "num_classes" in checkpoint["hyper_parameters"]:
+        raise ValueError("the checkpoint is a classifier's, which writes nothing: use predict.py classify")
+    return loaded(LanguageModel, checkpoint)
+
+
+def classifier(checkpoint: dict[str, Any]) -> Classifier:
+    """The model that a checkpoint holds, ready to predict. Raises ValueError for a language model's."""
+    if "num_classes" not in checkpoint["hyper_parameters"]:
+        raise ValueError("the checkpoint is a language model's, which knows no classes: use predict.py generate")
+    return loaded(Classifier, checkpoint)
+
+
+def loaded(kind: type[Any], checkpoint: dict[str, Any]) -> Any:
+    model = kind(**{name: value for name, value in checkpoint["hyper_parameters"].items() if not name.startswith("_")})
     model.load_state_dict(checkpoint["state_dict"])
     return model.eval()

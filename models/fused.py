@@ -69,35 +69,69 @@ def before_each(d_output: Tensor) -> list[Tensor]:
     return [*reversed(d_output[:-1].unbind()), torch.zeros_like(d_output[0])]
 
 
+def flags(real: Tensor | None, T: int) -> list[Tensor | None]:
+    """For each step, which members take it (B, 1); nothing, where all take all."""
+    return [None] * T if real is None else list(real.unbind())
+
+
+def stay(real: Tensor | None, after: Tensor, before: Tensor) -> None:
+    """Puts the old state back where a step was not real."""
+    if real is not None:
+        torch.where(real, after, before, out=after)
+
+
+def arriving(d_out: Tensor, d_h: Tensor, real: Tensor | None) -> Tensor:
+    """∂L/∂h of the output before this step, and past the step itself where it was not real."""
+    return d_out if real is None else d_out + d_h.masked_fill(real, 0)
+
+
+def silence(real: Tensor | None, *slopes: Tensor) -> None:
+    """A step that was not real has no slope."""
+    if real is not None:
+        for slope in slopes:
+            slope.masked_fill_(~real, 0)
+
+
+def pass_on(real: Tensor | None, gate: Tensor) -> Tensor:
+    """The gate that keeps a state, which is open where a step was not real."""
+    return gate if real is None else gate.masked_fill(~real, 1)
+
+
 class RNNRecurrence(Recurrence):
     """h' = f(x_part + W_hh h + b_hh)"""
 
     @staticmethod
     def forward(
-        ctx: Any, gate: Function, act: Function, x_parts: Tensor, weight: Tensor, bias: Tensor, h: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any, gate: Function, act: Function, real: Tensor | None,
+        x_parts: Tensor, weight: Tensor, bias: Tensor, h: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         hs = torch.cat([h[None], x_parts + bias])  # (T + 1, B, H): each step's place holds what comes from its input
         a = hs[1:].clone() if act in NEED_A else None
         transposed = weight.T.contiguous()
-        previous = h
-        for t, state in enumerate(hs[1:].unbind()):
-            state.addmm_(previous, transposed)
+        for t, (before, after, real_t) in enumerate(
+            zip(hs[:-1].unbind(), hs[1:].unbind(), flags(real, len(x_parts)), strict=True)
+        ):
+            after.addmm_(before, transposed)
             if a is not None:
-                a[t] = state
-            previous = apply_(act, state)
-        ctx.act = act
+                a[t] = after
+            apply_(act, after)
+            stay(real_t, after, before)
+        ctx.act, ctx.real = act, real
         ctx.save_for_backward(hs, weight, *([] if a is None else [a]))
-        return hs[1:], previous.clone()
+        return hs[1:], hs[-1].clone()
 
     @staticmethod
     def backward(ctx: Any, d_output: Tensor, d_h: Tensor) -> tuple[Tensor | None, ...]:
         only_once()
         hs, weight, *a = ctx.saved_tensors
         d = SLOPES[ctx.act](a[0] if a else hs[1:], hs[1:])  # (T, B, H): ∂h'/∂a
+        silence(ctx.real, d)
         d_h = d_h + d_output[-1]
-        for d_a, d_out in zip(reversed(d.unbind()), before_each(d_output), strict=True):
-            torch.addmm(d_out, d_a.mul_(d_h), weight, out=d_h)
-        return None, None, d, sum_of_products(d, hs[:-1]), d.sum((0, 1)), d_h
+        for d_a, d_out, real_t in zip(
+            reversed(d.unbind()), before_each(d_output), reversed(flags(ctx.real, len(d))), strict=True
+        ):
+            torch.addmm(arriving(d_out, d_h, real_t), d_a.mul_(d_h), weight, out=d_h)
+        return None, None, None, d, sum_of_products(d, hs[:-1]), d.sum((0, 1)), d_h
 
 
 class GRURecurrence(Recurrence):
@@ -105,8 +139,9 @@ class GRURecurrence(Recurrence):
 
     @staticmethod
     def forward(
-        ctx: Any, gate: Function, act: Function, x_parts: Tensor, weight: Tensor, bias: Tensor, h: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any, gate: Function, act: Function, real: Tensor | None,
+        x_parts: Tensor, weight: Tensor, bias: Tensor, h: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         (T, B, _), H = x_parts.shape, h.shape[-1]
         y = x_parts.clone()  # (T, B, 3H): becomes r, z, n
         a = torch.empty_like(y) if {gate, act} & NEED_A else None
@@ -114,8 +149,8 @@ class GRURecurrence(Recurrence):
         transposed, h_part, keep = weight.T.contiguous(), y.new_empty(B, 3 * H), y.new_empty(B, H)
         one = y.new_ones(())
         h_rz, from_h = h_part[:, : 2 * H], h_part[:, 2 * H :]
-        steps = zip(*(of.unbind() for of in (y, h_n, hs[:-1], hs[1:])), strict=True)
-        for t, (y_t, h_n_t, before, after) in enumerate(steps):
+        steps = zip(*(of.unbind() for of in (y, h_n, hs[:-1], hs[1:])), flags(real, len(x_parts)), strict=True)
+        for t, (y_t, h_n_t, before, after, real_t) in enumerate(steps):
             torch.addmm(bias, before, transposed, out=h_part)
             rz, n = y_t[:, : 2 * H].add_(h_rz), y_t[:, 2 * H :]
             if a is not None:
@@ -129,7 +164,8 @@ class GRURecurrence(Recurrence):
             z = rz[:, H:]
             torch.mul(z, before, out=after)
             after.addcmul_(torch.sub(one, z, out=keep), n)
-        ctx.functions = gate, act
+            stay(real_t, after, before)
+        ctx.functions, ctx.real = (gate, act), real
         ctx.save_for_backward(y, h_n, hs, weight, *([] if a is None else [a]))
         return hs[1:], hs[-1].clone()
 
@@ -145,6 +181,8 @@ class GRURecurrence(Recurrence):
         torch.mul(d_n * h_n, SLOPES[gate](a_r, r), out=d[..., :H])
         torch.mul(hs[:-1] - n, SLOPES[gate](a_z, z), out=d[..., H : 2 * H])
         torch.mul(d_n, r, out=d[..., 2 * H :])
+        silence(ctx.real, d, d_n)
+        z = pass_on(ctx.real, z)
         d_h = d_h + d_output[-1]
         by_gate, d_h_of_gates = d.unflatten(-1, (3, H)), d_h[:, None]  # a view: it changes with d_h
         steps = (reversed(of.unbind()) for of in (d, by_gate, z, d_n))
@@ -153,7 +191,7 @@ class GRURecurrence(Recurrence):
             d_n_t.mul_(d_h)
             torch.addcmul(d_out, d_h, z_t, out=d_h).addmm_(d_t, weight)
         d_x = torch.cat([d[..., : 2 * H], d_n], dim=-1)
-        return None, None, d_x, sum_of_products(d, hs[:-1]), d.sum((0, 1)), d_h
+        return None, None, None, d_x, sum_of_products(d, hs[:-1]), d.sum((0, 1)), d_h
 
 
 class LSTMRecurrence(Recurrence):
@@ -161,8 +199,9 @@ class LSTMRecurrence(Recurrence):
 
     @staticmethod
     def forward(
-        ctx: Any, gate: Function, act: Function, x_parts: Tensor, weight: Tensor, bias: Tensor, h: Tensor, c: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx: Any, gate: Function, act: Function, real: Tensor | None,
+        x_parts: Tensor, weight: Tensor, bias: Tensor, h: Tensor, c: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         (T, B, _), H = x_parts.shape, h.shape[-1]
         y = x_parts + bias  # (T, B, 4H): becomes i, f, -, o, where the room of g is not looked at again
         a = torch.empty_like(y) if {gate, act} & NEED_A else None
@@ -171,7 +210,7 @@ class LSTMRecurrence(Recurrence):
         transposed = weight.T.contiguous()
         i, f, a_g, o = (block.unbind() for block in y.chunk(4, -1))
         h_t, c_t, y_t, g_t, s_t = (of.unbind() for of in (hs, cs, y, g, squashed))
-        for t in range(T):
+        for t, real_t in zip(range(T), flags(real, len(x_parts)), strict=True):
             y_t[t].addmm_(h_t[t], transposed)
             if a is not None:
                 a[t] = y_t[t]
@@ -180,7 +219,9 @@ class LSTMRecurrence(Recurrence):
             torch.mul(f[t], c_t[t], out=c_t[t + 1]).addcmul_(i[t], g_t[t])
             into(s_t[t], act, c_t[t + 1])
             torch.mul(o[t], s_t[t], out=h_t[t + 1])
-        ctx.functions = gate, act
+            stay(real_t, c_t[t + 1], c_t[t])
+            stay(real_t, h_t[t + 1], h_t[t])
+        ctx.functions, ctx.real = (gate, act), real
         ctx.save_for_backward(y, g, squashed, hs, cs, weight, *([] if a is None else [a]))
         return hs[1:], hs[-1].clone(), cs[-1].clone()
 
@@ -197,27 +238,30 @@ class LSTMRecurrence(Recurrence):
         torch.mul(cs[:-1], SLOPES[gate](a_f, f), out=d[..., H : 2 * H])
         torch.mul(i, SLOPES[act](a_g, g), out=d[..., 2 * H : 3 * H])
         torch.mul(squashed, SLOPES[gate](a_o, o), out=d[..., 3 * H :])
+        silence(ctx.real, d, c_from_h)
+        f = pass_on(ctx.real, f)
         d_h, d_c = d_h + d_output[-1], d_c.clone()
         by_gate = d.unflatten(-1, (4, H))
         steps = (reversed(of.unbind()) for of in (d, by_gate[:, :, :3], by_gate[:, :, 3], c_from_h, f))
         d_c_of_gates = d_c[:, None]  # a view: it changes with d_c
-        for d_t, i_f_g, of_o, k, f_t, d_out in zip(*steps, before_each(d_output), strict=True):
+        walk = zip(*steps, before_each(d_output), reversed(flags(ctx.real, len(d))), strict=True)
+        for d_t, i_f_g, of_o, k, f_t, d_out, real_t in walk:
             d_c.addcmul_(d_h, k)
             i_f_g.mul_(d_c_of_gates)
             of_o.mul_(d_h)
-            torch.addmm(d_out, d_t, weight, out=d_h)
+            torch.addmm(arriving(d_out, d_h, real_t), d_t, weight, out=d_h)
             d_c.mul_(f_t)
-        return None, None, d, sum_of_products(d, hs[:-1]), d.sum((0, 1)), d_h, d_c
+        return None, None, None, d, sum_of_products(d, hs[:-1]), d.sum((0, 1)), d_h, d_c
 
 
 RECURRENCES: dict[type[Cell], Any] = {RNNCell: RNNRecurrence, GRUCell: GRURecurrence, LSTMCell: LSTMRecurrence}
 
 
-def unroll(cell: Cell, x_parts: Tensor, state: Any) -> tuple[Tensor, Any]:
+def unroll(cell: Cell, x_parts: Tensor, state: Any, real: Tensor | None = None) -> tuple[Tensor, Any]:
     """As `models.recurrent.unroll`."""
-    functions = cell.gate_activation, cell.activation
+    recurrence, functions = RECURRENCES[type(cell)], (cell.gate_activation, cell.activation)
     try:
-        output, *final = RECURRENCES[type(cell)].apply(*functions, x_parts, cell.weight_hh, cell.bias_hh, *state)
+        output, *final = recurrence.apply(*functions, real, x_parts, cell.weight_hh, cell.bias_hh, *state)
     except RuntimeError as error:  # torch.func asks for another kind of function before it asks for its derivative
         raise RuntimeError(NO_FORWARD_MODE) if "functorch" in str(error) else error from None
     return output, type(state)(*final)

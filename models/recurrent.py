@@ -1,6 +1,6 @@
 """Cells over time and depth. Under autograd this is the readable truth that the faster backend is held to.
 
-Everything is time-major. Letters: T steps, B batch, I input size, H hidden size, L layers.
+Everything is time-major. Letters: T steps, B batch, I input size, H hidden size, L layers, D directions, G gates.
 """
 
 from collections.abc import Collection
@@ -13,13 +13,45 @@ from models import fused
 from models.cells import ACTIVATIONS, CELLS, Cell
 
 BACKENDS = ("auto", "autograd", "fused")
+DROPOUT_PER = ("step", "window")
 TORCH_LAYERS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+
+
+class Dropout(nn.Module):
+    """While training, sets what it reads to zero with probability p, and scales the rest so that means stay.
+
+        y = x ∘ m / (1 − p),  m ~ Bernoulli(1 − p)
+
+    With `per="step"` m is drawn for every step, as in `nn.LSTM`; with "window" once for all steps (Gal & Ghahramani,
+    2016). Raises ValueError for p outside [0, 1).
+    """
+
+    def __init__(self, p: float, per: str = "step") -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"dropout is {p}: it must be at least 0 and less than 1")
+        if per not in DROPOUT_PER:
+            raise ValueError(f"dropout per {per!r} does not exist: choose one of {', '.join(DROPOUT_PER)}")
+        self.p, self.per = p, per
+
+    def mask(self, x: Tensor) -> Tensor:
+        """m / (1 − p), for x (T, B, ·)."""
+        like = x if self.per == "step" else x[:1]
+        return torch.empty_like(like).bernoulli_(1 - self.p).div_(1 - self.p)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.mask(x) if self.training and self.p else x
 
 
 class Recurrent(nn.Module):
     """A stack of recurrent layers: h of one layer is x of the next. Called like `nn.LSTM`.
 
         h_t = cell(x_t, h_{t−1})
+
+    A bidirectional layer has a second cell, which reads from the last step to the first, and its h stands beside the
+    other's:
+
+        y_t = [h_t, cell_reverse(x_t, h_{t+1})]
 
     Args:
         cell: "rnn", "gru" or "lstm".
@@ -29,12 +61,18 @@ class Recurrent(nn.Module):
         activation, gate_activation: as in `models.cells.Cell`.
         backend: "autograd" loops over the cell; "fused" computes the same in one autograd function a layer, with its
             backward pass by hand, faster and for first derivatives only; "auto" takes fused.
+        bidirectional: whether there are D = 2 directions, else D = 1.
+        dropout: between layers, while training: the probability that a value is dropped.
+        dropout_per: "step" or "window", as in `Dropout`.
 
-    Inputs: x (T, B, I) and a state of (L, B, H) each, zeros if it is left out; a tensor alone is h.
-    Outputs: the last layer's h at every step (T, B, H), and the state after the last step.
-    Attributes: `cells`, one cell a layer: parameters are named `cells.0.weight_ih` and so on.
+    Inputs: x (T, B, I); a state of (L·D, B, H) each, zeros if it is left out, where a tensor alone is h; lengths (B) if
+        sequences end before T. Whatever x holds beyond a length bears on nothing.
+    Outputs: the last layer's y at every step (T, B, D·H), zero beyond a sequence's length, and the state after its last
+        step, which in the reverse direction is the first. Of a layer, the forward direction's state comes first.
+    Attributes: `cells`, one a layer, and `reverse_cells`: parameters are named `cells.0.weight_ih` and so on.
 
-    Raises ValueError for a cell, activation or backend that does not exist, and for x of another shape.
+    Raises ValueError for a cell, activation or backend that does not exist, for x of another shape, and for lengths
+    that are not between 1 and T.
     """
 
     def __init__(
@@ -46,53 +84,84 @@ class Recurrent(nn.Module):
         activation: str = "tanh",
         gate_activation: str = "sigmoid",
         backend: str = "auto",
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        dropout_per: str = "step",
     ) -> None:
         super().__init__()
         choices: list[tuple[str, Collection[str]]] = [(cell, CELLS), (backend, BACKENDS)]
         for name, known in [*choices, (activation, ACTIVATIONS), (gate_activation, ACTIVATIONS)]:
             if name not in known:
                 raise ValueError(f"{name!r} does not exist: choose one of {', '.join(known)}")
-        self.cell, self.backend = cell, backend
-        sizes = [input_size] + [hidden_size] * (num_layers - 1)
-        self.cells = nn.ModuleList(CELLS[cell](size, hidden_size, activation, gate_activation) for size in sizes)
+        self.cell, self.backend, self.dropout = cell, backend, Dropout(dropout, dropout_per)
+        sizes = [input_size] + [(1 + bidirectional) * hidden_size] * (num_layers - 1)
+        self.cells, self.reverse_cells = (
+            nn.ModuleList(CELLS[cell](size, hidden_size, activation, gate_activation) for size in of)
+            for of in (sizes, sizes if bidirectional else [])
+        )
+
+    def layers(self) -> list[list[Cell]]:
+        """The cells of each layer: one, or one of each direction."""
+        directions = [self.cells, self.reverse_cells] if len(self.reverse_cells) else [self.cells]
+        return [cast(list[Cell], list(cells)) for cells in zip(*directions, strict=True)]
 
     def initial_state(self, batch_size: int) -> Any:
-        """A state of zeros, (L, B, H) each."""
-        return stack([cell.initial_state(batch_size) for cell in self.layers()])
+        """A state of zeros, (L·D, B, H) each."""
+        return stack([cell.initial_state(batch_size) for cells in self.layers() for cell in cells])
 
-    def layers(self) -> list[Cell]:
-        return cast(list[Cell], list(self.cells))
-
-    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    def forward(self, x: Tensor, state: Any = None, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
         first = self.layers()[0]
-        if x.dim() != 3 or x.shape[-1] != first.input_size:
-            raise ValueError(f"x has shape {tuple(x.shape)}: give (T, B, {first.input_size})")
-        return self.over_projected(first.project(x), state)
+        if x.dim() != 3 or x.shape[-1] != first[0].input_size:
+            raise ValueError(f"x has shape {tuple(x.shape)}: give (T, B, {first[0].input_size})")
+        real = None if lengths is None else real_steps(lengths, x)
+        x = x if real is None else x.masked_fill(~real, 0)
+        return self.over_projected([cell.project(x) for cell in first], state, real)
 
-    def over_projected(self, x_parts: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """The same, from the first layer's W_ih x + b_ih (T, B, GH): who has symbols can look it up in a table."""
+    def over_projected(
+        self, x_parts: list[Tensor], state: Any = None, real: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """The same, from W_ih x + b_ih (T, B, GH) of the first layer's cells, which who has symbols can look up in a
+        table. `real` (T, B, 1) says which steps are not padding."""
+        layers, finals, output = self.layers(), [], x_parts[0]
         state = (state,) if isinstance(state, Tensor) else state  # as nn.GRU and nn.RNN have it
-        state = self.initial_state(x_parts.shape[1]) if state is None else self.layers()[0].state(*state)
-        run = unroll if self.backend == "autograd" else fused.unroll
-        output, finals = x_parts, []
-        for layer, cell in enumerate(self.layers()):
-            before = cell.state(*(part[layer] for part in state))
-            output, final = run(cell, cell.project(output) if layer else x_parts, before)
-            finals.append(final)
+        state = self.initial_state(x_parts[0].shape[1]) if state is None else layers[0][0].state(*state)
+        before = iter(zip(*state, strict=True))
+        for layer, cells in enumerate(layers):
+            if layer:
+                x = self.dropout(output)
+                x_parts = [cell.project(x) for cell in cells]
+            outputs = []
+            for direction, (cell, x_part) in enumerate(zip(cells, x_parts, strict=True)):
+                run = self.along if direction == 0 else self.against
+                h, final = run(cell, x_part, cell.state(*next(before)), real)
+                outputs.append(h if real is None else h.masked_fill(~real, 0))
+                finals.append(final)
+            output = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]  # (T, B, DH)
         return output, stack(finals)
+
+    def along(self, cell: Cell, x_parts: Tensor, state: Any, real: Tensor | None) -> tuple[Tensor, Any]:
+        """One cell from the first step to the last."""
+        return (unroll if self.backend == "autograd" else fused.unroll)(cell, x_parts, state, real)
+
+    def against(self, cell: Cell, x_parts: Tensor, state: Any, real: Tensor | None) -> tuple[Tensor, Any]:
+        """One cell from the last step to the first: a state stays as it is until its sequence begins."""
+        h, final = self.along(cell, x_parts.flip(0), state, None if real is None else real.flip(0))
+        return h.flip(0), final
 
     @classmethod
     def from_torch(cls, layers: nn.RNNBase) -> "Recurrent":
         """The same layers with the same weights, from an `nn.RNN`, `nn.GRU` or `nn.LSTM`.
 
-        Raises ValueError for what has no counterpart here: two directions, dropout, projections, missing biases.
+        Raises ValueError for what has no counterpart here: projections, missing biases.
         """
-        for option, plain in (("bidirectional", False), ("dropout", 0), ("proj_size", 0), ("bias", True)):
+        for option, plain in (("proj_size", 0), ("bias", True)):
             if getattr(layers, option) != plain:
                 raise ValueError(f"{option}={getattr(layers, option)} cannot be converted: it must be {plain}")
         cell = next(name for name, kind in TORCH_LAYERS.items() if isinstance(layers, kind))
-        activation = getattr(layers, "nonlinearity", "tanh")
-        ours = cls(cell, layers.input_size, layers.hidden_size, layers.num_layers, activation)
+        ours = cls(
+            cell, layers.input_size, layers.hidden_size, layers.num_layers, getattr(layers, "nonlinearity", "tanh"),
+            bidirectional=layers.bidirectional, dropout=layers.dropout,
+        )  # fmt: skip
         ours.to(cast(Tensor, layers.weight_ih_l0))
         ours.load_state_dict({ours_name(name): value for name, value in layers.state_dict().items()})
         return ours
@@ -100,16 +169,18 @@ class Recurrent(nn.Module):
     def to_torch(self) -> Any:
         """The same layers with the same weights, as an `nn.RNN`, `nn.GRU` or `nn.LSTM`.
 
-        Raises ValueError for activations that those do not have.
+        Raises ValueError for activations and dropout that those do not have.
         """
-        first = self.layers()[0]
-        options = {}
+        first = self.layers()[0][0]
+        options: dict[str, Any] = {"bidirectional": len(self.reverse_cells) > 0, "dropout": self.dropout.p}
         if self.cell == "rnn" and first.activation is torch.relu:
             options["nonlinearity"] = "relu"
         elif first.activation is not torch.tanh or first.gate_activation is not torch.sigmoid:
             raise ValueError(
                 "these activations cannot be converted: torch's layers have tanh and sigmoid, RNN also relu"
             )
+        if self.dropout.p and self.dropout.per != "step":
+            raise ValueError("dropout per window cannot be converted: torch's layers have it per step")
         layers = TORCH_LAYERS[self.cell](first.input_size, first.hidden_size, len(self.cells), **options)
         layers.to(first.weight_ih)
         layers.load_state_dict({name: self.state_dict()[ours_name(name)] for name in layers.state_dict()})
@@ -117,38 +188,52 @@ class Recurrent(nn.Module):
 
 
 class RNN(Recurrent):
-    """`Recurrent("rnn", …)`, made with the arguments that `nn.RNN` is made with; likewise the two below."""
+    """`Recurrent("rnn", …)`, made as `nn.RNN` is made; likewise the two below."""
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1) -> None:
-        super().__init__("rnn", input_size, hidden_size, num_layers)
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, **options: Any) -> None:
+        super().__init__("rnn", input_size, hidden_size, num_layers, **options)
 
 
 class GRU(Recurrent):
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1) -> None:
-        super().__init__("gru", input_size, hidden_size, num_layers)
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, **options: Any) -> None:
+        super().__init__("gru", input_size, hidden_size, num_layers, **options)
 
 
 class LSTM(Recurrent):
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1) -> None:
-        super().__init__("lstm", input_size, hidden_size, num_layers)
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, **options: Any) -> None:
+        super().__init__("lstm", input_size, hidden_size, num_layers, **options)
 
 
-def unroll(cell: Cell, x_parts: Tensor, state: Any) -> tuple[Tensor, Any]:
+def unroll(cell: Cell, x_parts: Tensor, state: Any, real: Tensor | None = None) -> tuple[Tensor, Any]:
     """One layer over time: W_ih x + b_ih of every step (T, B, GH) and a state of (B, H) in; every h (T, B, H) and the
-    last state out."""
+    last state out. Where a step is not `real` (T, B, 1), the state stays what it was."""
     outputs = []
-    for x_part in x_parts.unbind():
-        state = cell.step(x_part, state)
+    for t, x_part in enumerate(x_parts.unbind()):
+        after = cell.step(x_part, state)
+        state = after if real is None else choose(real[t], after, state)
         outputs.append(state.h)
     return torch.stack(outputs), state
 
 
+def choose(condition: Tensor, yes: Any, no: Any) -> Any:
+    """Of two states, (B, H) each, the first's members where the condition (B, 1) holds, the second's elsewhere."""
+    return type(yes)(*(torch.where(condition, *parts) for parts in zip(yes, no, strict=True)))
+
+
+def real_steps(lengths: Tensor, x: Tensor) -> Tensor:
+    """Which steps of x (T, B, ·) are no padding: (T, B, 1)."""
+    T, B = x.shape[:2]
+    if lengths.shape != (B,) or lengths.is_floating_point() or not bool(((lengths >= 1) & (lengths <= T)).all()):
+        raise ValueError(f"lengths are {lengths.tolist()}: give {B} whole numbers between 1 and {T}")
+    return (torch.arange(T, device=x.device)[:, None] < lengths.to(x.device))[..., None]
+
+
 def stack(states: list[Any]) -> Any:
-    """One state of (L, B, H) from L states of (B, H)."""
+    """One state of (L·D, B, H) from as many of (B, H)."""
     return type(states[0])(*(torch.stack(parts) for parts in zip(*states, strict=True)))
 
 
 def ours_name(name: str) -> str:
-    """`weight_ih_l0`, as torch's layers call it, is `cells.0.weight_ih` here."""
-    parameter, layer = name.rsplit("_l", 1)
-    return f"cells.{layer}.{parameter}"
+    """`weight_ih_l0_reverse`, as torch's layers call it, is `reverse_cells.0.weight_ih` here."""
+    parameter, layer = name.removesuffix("_reverse").rsplit("_l", 1)
+    return f"{'reverse_' * name.endswith('_reverse')}cells.{layer}.{parameter}"

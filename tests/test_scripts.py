@@ -8,11 +8,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 
+import predict
+from datamodules.labelled import LabelledDataModule
+from models.callbacks import LastCheckpoint
+from models.classifier import Classifier
+
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CLASSIFYING = [path for path in CONFIGS if "\ntask: classify" in path.read_text(encoding="utf-8")]
 
 
 def run(script: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -51,6 +58,34 @@ def root(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(root: Path) -> str:
     return str(root / "lstm" / "version_0" / "checkpoints" / "best.ckpt")
+
+
+def classifier_run(config: Path, table: Path, checkpoint: Path) -> None:
+    """Two small updates of a configuration for classifiers, on a table whose texts tell their labels."""
+    options = yaml.safe_load(config.read_text(encoding="utf-8"))
+    options["data"].update(path=str(table), batch_size=4, text_column="text", label_column="label")
+    data = LabelledDataModule(**options["data"])
+    sizes = {"embedding_size": 4, "hidden_size": 3}
+    model = Classifier(data.vocab_size, data.num_classes, **{**options["model"], **sizes})
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    pl.Trainer(
+        max_steps=2, callbacks=[LastCheckpoint(checkpoint, every_n_updates=2)], enable_model_summary=False, **quiet
+    ).fit(model, data)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("table") / "table.csv"
+    path.write_text("text,label\n" + "It is good!,good\nIt isn't,bad\nIt is,none\n" * 9, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def verdicts(table: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The checkpoint of a classifier."""
+    checkpoint = tmp_path_factory.mktemp("classifier") / "last.ckpt"
+    classifier_run(ROOT / "configs" / "sentiment.yaml", table, checkpoint)
+    return str(checkpoint)
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:
@@ -117,6 +152,49 @@ def test_a_checkpoint_is_numbers_and_primitives_alone_and_moves_anywhere(checkpo
     assert other.stdout != first.stdout
 
 
+def test_several_texts_are_those_that_their_seeds_give_alone(checkpoint: str) -> None:
+    def write(*more: str) -> str:
+        narrow = ["--top_k", "9", "--top_p", "0.9", "--length", "40", "--stop", "return", "\n\n"]
+        done = run("predict.py", "generate", "--checkpoint", checkpoint, "--prompt", "def ", *narrow, *more)
+        assert done.returncode == 0 and done.stderr == ""
+        return done.stdout
+
+    alone = [write("--seed", str(seed)) for seed in (7, 8)]
+    assert all(text.startswith("def ") and not re.search("return|\n\n", text[:-1]) for text in alone)
+    assert write("--seed", "7", "--count", "2") == f"=== seed 7 ===\n{alone[0]}\n=== seed 8 ===\n{alone[1]}"
+
+
+def test_what_a_model_writes_is_scored(checkpoint: str) -> None:
+    done = run("predict.py", "score", "--checkpoint", checkpoint, "--samples", "3", "--length", "80")
+    assert done.returncode == 0 and done.stderr == ""
+    assert re.match(r"of 3 samples, with \d+\.\d complete statements each\n(.{24} *\d+%\n){5}$", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "--top_p", "1.2"], "top_p is 1.2: it must be more than 0, and at most 1"),
+        (["generate", "--top_k", "0"], "top_k is 0: it must be at least 1"),
+        (["generate", "--temperature", "-1"], "temperature is -1.0: it must be 0 or more"),
+        (["generate", "--count", "0"], "the number of samples is 0: it must be at least 1"),
+        (["generate", "--stop", ""], "a stop string is empty"),
+        (["score", "--samples", "0"], "the number of samples is 0: it must be at least 1"),
+    ],
+)
+def test_mistakes_in_writing_are_one_line(
+    checkpoint: str,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["predict.py", *arguments, "--checkpoint", checkpoint])
+    with pytest.raises(SystemExit, match="2"):
+        predict.main()
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith(f"predict.py: {message}") and printed.err.count("\n") == 1
+
+
 def test_prompts_with_symbols_that_the_model_never_saw(checkpoint: str) -> None:
     def write(*more: str) -> subprocess.CompletedProcess[str]:
         return run("predict.py", "generate", "--checkpoint", checkpoint, "--prompt", "dZé", "--length", "5", *more)
@@ -128,19 +206,64 @@ def test_prompts_with_symbols_that_the_model_never_saw(checkpoint: str) -> None:
         assert done.returncode == 0 and done.stdout.startswith("dZé")
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_runs_and_explains_each_key(config: Path, text: Path, tmp_path: Path) -> None:
-    done = small(config, text, tmp_path, "--trainer.fast_dev_run", "2")
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in config.read_text(encoding="utf-8").splitlines() if line.startswith("  ")]
-    assert yaml.safe_load(config.read_text(encoding="utf-8")).keys() == {"seed_everything", "trainer", "model", "data"}
+@pytest.fixture(scope="module")
+def words(text: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The checkpoint of a model of words."""
+    root = tmp_path_factory.mktemp("words")
+    done = small(ROOT / "configs" / "word.yaml", text, root, "--model.embedding_size", "12")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    return str(root / "word" / "version_0" / "checkpoints" / "best.ckpt")
+
+
+def test_words_are_suggested_and_completed(words: str, checkpoint: str) -> None:
+    for model, count in ((words, 3), (checkpoint, 2)):
+        done = run("predict.py", "suggest", "--checkpoint", model, "--count", str(count), "return 2 ")
+        assert done.returncode == 0 and done.stderr == ""
+        assert re.fullmatch(rf"(\w+ + \d+\.\d%\n){{{count}}}", done.stdout), done.stdout
+    done = run("predict.py", "suggest", "--checkpoint", words, "def double(num")
+    assert done.returncode == 0 and done.stdout == "number  100.0%\n"
+    done = run("predict.py", "suggest", "--checkpoint", words, "def treble(tri")
+    assert done.returncode == 2 and "the vocabulary has no word that begins with 'tri'" in done.stderr
+    assert done.stderr.count("\n") == 1 and done.stdout == ""
+
+
+def test_without_a_terminal_every_line_gets_suggestions(words: str) -> None:
+    command = [sys.executable, str(ROOT / "predict.py"), "suggest", "--checkpoint", words, "--interactive"]
+    typed = "def double(num\ntri\n"
+    done = subprocess.run(command, cwd=ROOT, input=typed, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stderr == ""
+    first, second = done.stdout.strip().splitlines()
+    assert first == "number 100.0%" and "no word that begins with 'tri'" in second
+
+
+def test_classifying_names_the_class_its_odds_and_what_was_looked_at(verdicts: str, tmp_path: Path) -> None:
+    texts = ["It is good!", "It isn’t  new"]
+    done = run("predict.py", "classify", "--checkpoint", verdicts, *texts, cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert len(lines) == 6
+    for text, (first, odds, looks) in zip(texts, (lines[:3], lines[3:]), strict=True):
+        label, rest = first.split(maxsplit=1)
+        shares = {name: float(share) for name, share in re.findall(r"(\w+) ([\d.]+)%", odds)}
+        assert rest == text and list(shares) == ["bad", "good", "none"]
+        assert abs(sum(shares.values()) - 100) < 0.2 and shares[label] == max(shares.values())
+        assert re.fullmatch(r" +looked at (\S+ \d+%, )+\S+ \d+%", looks)
+    assert "good " in lines[2] and "n’t " in lines[5], "words as they are written"
+
+
+@pytest.mark.parametrize("config", CLASSIFYING, ids=lambda path: path.stem)
+def test_every_config_of_a_classifier_runs_and_explains_each_key(config: Path, table: Path, tmp_path: Path) -> None:
+    classifier_run(config, table, tmp_path / "last.ckpt")
+    text = config.read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("  ")]
+    assert yaml.safe_load(text).keys() == {"task", "seed_everything", "trainer", "model", "data"}
     assert sum("#" in line for line in lines) >= len(lines) // 2
 
 
 def test_help_is_enough(root: Path) -> None:
     for script, wanted in (
         ("train.py", ["--data.path", "--model.cell", "--ckpt_path", "forget gate"]),
-        ("predict.py", ["generate"]),
+        ("predict.py", ["generate", "classify", "suggest"]),
     ):
         done = run(script, "--help")
         assert done.returncode == 0
@@ -155,6 +278,8 @@ MISTAKES = {
     "too short": (["--data.path", "{tmp}/short.txt"], "would fit"),
     "unknown key": (["--model.hiden_size", "3"], "hiden_size"),
     "wrong value": (["--model.cell", "elman"], "elman"),
+    "no such level": (["--data.level", "sentence"], "sentence"),
+    "few words": (["--data.level", "word", "--data.vocabulary_size", "1"], "--data.vocabulary_size is 1"),
     "no checkpoint": (["--ckpt_path", "{tmp}/none.ckpt"], "none.ckpt: no such checkpoint"),
     "not a checkpoint": (["--ckpt_path", "{tmp}/short.txt"], "short.txt: is not a checkpoint of train.py"),
     "no config": (["--config", "{tmp}/none.yaml"], "none.yaml"),
@@ -189,14 +314,26 @@ def test_a_mistake_is_one_line_and_nothing_is_half_written(mistake: str, tmp_pat
         (["generate", "--checkpoint", "none.ckpt"], "none.ckpt: no such checkpoint"),
         (["generate", "--checkpoint", "README.md"], "README.md: is not a checkpoint of train.py"),
         (["generate", "--checkpoint", "models"], "models"),
-        (["generate", "--checkpoint", "{ckpt}", "--temperature", "-1"], "neither may be negative"),
+        (["generate", "--checkpoint", "{ckpt}", "--temperature", "-1"], "it must be 0 or more"),
         (["generate", "--checkpoint", "{ckpt}", "--prompt", ""], "the prompt is empty"),
         (["generate"], "checkpoint"),
         (["translate"], "translate"),
+        (["classify", "--checkpoint", "none.ckpt", "fine"], "none.ckpt: no such checkpoint"),
+        (["classify", "--checkpoint", "{classifier}"], "texts"),
+        (["classify", "--checkpoint", "{classifier}", "fine", ""], "text 2 is empty: give at least one word"),
+        (["classify", "--checkpoint", "{ckpt}", "fine"], "a language model's, which knows no classes"),
+        (["generate", "--checkpoint", "{classifier}"], "a classifier's, which writes nothing"),
+        (["suggest", "--checkpoint", "{classifier}", "fine"], "a classifier's, which writes nothing"),
+        (["suggest", "--checkpoint", "{ckpt}"], "the text is empty"),
+        (["suggest", "--checkpoint", "{ckpt}", "a dZq"], "no word that begins with 'dZq'"),
+        (["suggest", "--checkpoint", "{ckpt}", "a", "--count", "0"], "count"),
         ([], "generate"),
     ],
 )
-def test_a_mistake_in_predicting_is_one_line(arguments: list[str], message: str, checkpoint: str) -> None:
-    done = run("predict.py", *(argument.format(ckpt=checkpoint) for argument in arguments))
+def test_a_mistake_in_predicting_is_one_line(
+    arguments: list[str], message: str, checkpoint: str, verdicts: str
+) -> None:
+    given = [argument.format(ckpt=checkpoint, classifier=verdicts) for argument in arguments]
+    done = run("predict.py", *given)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr and done.stderr.count("\n") == 1 and done.stdout == "", done.stderr

@@ -1,6 +1,7 @@
 """Which published bugs are caught: by the exact cases here, and by the settings that others test gradients with."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -20,15 +21,18 @@ from bptt.verify.cases import (
     in_model,
     piecewise_linear,
     piecewise_linear_model,
+    prefixes,
+    uneven,
 )
 from bptt.verify.mutants import Mutant, applied
 
 
 @cache
 def exact_cases(cell: str) -> tuple[Case, ...]:
-    """Dense, stacked and long, with hard gates and smooth, layers and whole models."""
+    """Dense, stacked and long, with hard gates and smooth, layers and whole models, and each with its options."""
     small, deep, long = Sizes(T=5, B=2, I=3, H=4), Sizes(T=4, B=2, I=3, H=5, L=2), Sizes(T=12, B=2, I=3, H=4)
-    power_of_two = Sizes(T=4, B=2, I=3, H=5)
+    power_of_two, square = Sizes(T=4, B=2, I=3, H=5), Sizes(T=3, B=2, I=4, H=4)
+    both_ways = Sizes(T=3, B=3, I=3, H=4, L=2, D=2)
     return (
         piecewise_linear(cell, small, 1, density=0.5),
         piecewise_linear(cell, deep, 0),
@@ -36,10 +40,12 @@ def exact_cases(cell: str) -> tuple[Case, ...]:
         exact_points(cell, small, 0),
         piecewise_linear_model(cell, power_of_two, 0),
         exact_points_model(cell, power_of_two, 0),
+        piecewise_linear(cell, both_ways, 0, ragged=True, dropout=True),
+        piecewise_linear_model(cell, square, 1, tied=True, attention_span=2),
     )
 
 
-COLUMNS = ("hard", "hard deep", "hard long", "smooth", "hard model", "smooth model")
+COLUMNS = ("hard", "hard deep", "hard long", "smooth", "hard model", "smooth model", "uneven", "attentive")
 
 
 def wrong_results(case: Case, mutant: Mutant) -> list[str]:
@@ -57,30 +63,41 @@ class Setting(NamedTuple):
     """
 
     name: str
-    draw: Callable[[str], Case]
+    sizes: Sizes
     dtype: type
     relative: float
     absolute: float
     entries: int | None = None  # of each parameter; all, where there is no number
+    same_gates: bool = False
+
+    def draw(self, cell: str, scope: str) -> Case:
+        """An ordinary case in which a bug of this scope could be seen."""
+        s = replace(self.sizes, D=1 + (scope == "bidirectional"))
+        if scope in ("model", "tied", "attention"):
+            return ordinary_model(cell, s, scope == "tied", 4 * (scope == "attention"))
+        return ordinary(cell, s, self.same_gates, scope == "lengths", scope == "dropout")
 
 
-def ordinary(cell: str, s: Sizes, same_gates: bool = False) -> Case:
+def ordinary(cell: str, s: Sizes, same_gates: bool = False, ragged: bool = False, dropout: bool = False) -> Case:
     """Weights as torch draws them, normal inputs, zero initial states; the loss is the sum of the outputs."""
     rng, gates, width = np.random.default_rng(0), len(CELLS[cell].gates), s.H**-0.5
     parameters: Arrays = {}
-    for layer in range(s.L):
-        columns = {"weight_ih": (s.H if layer else s.I,), "weight_hh": (s.H,), "bias_ih": (), "bias_hh": ()}
+    for place, prefix in enumerate(prefixes(s)):
+        columns = {"weight_ih": (s.inputs_of(place // s.D),), "weight_hh": (s.H,), "bias_ih": (), "bias_hh": ()}
         for name, shape in columns.items():
             one = rng.uniform(-width, width, (s.H, *shape))
             others = [one if same_gates else rng.uniform(-width, width, one.shape) for _ in range(gates - 1)]
-            parameters[f"cells.{layer}.{name}"] = np.concatenate([one, *others])
-    states = {part: np.zeros((s.L, s.B, s.H)) for part in CELLS[cell].state._fields}
+            parameters[prefix + name] = np.concatenate([one, *others])
+    states = {part: np.zeros((s.L * s.D, s.B, s.H)) for part in CELLS[cell].state._fields}
     inputs = {"x": rng.normal(size=(s.T, s.B, s.I))} | {f"initial.{part}": zero for part, zero in states.items()}
-    cotangents = {"d.output": np.ones((s.T, s.B, s.H))} | {f"d.final.{part}": zero for part, zero in states.items()}
-    return Case("ordinary", Recurrent(cell, s.L), s, inputs, parameters, cotangents)
+    inputs |= uneven(rng, s, ragged, dropout, s.L - 1)
+    cotangents = {"d.output": np.ones((s.T, s.B, s.D * s.H))}
+    cotangents |= {f"d.final.{part}": zero for part, zero in states.items()}
+    network = Recurrent(cell, s.L, bidirectional=s.D == 2)
+    return Case("ordinary", network, s, inputs, parameters, cotangents)
 
 
-def ordinary_model(cell: str, s: Sizes) -> Case:
+def ordinary_model(cell: str, s: Sizes, tied: bool, attention_span: int) -> Case:
     """The same in a whole model: cross entropy of one short sequence of distinct symbols."""
     layers, rng = ordinary(cell, s), np.random.default_rng(1)
     assert isinstance(layers.network, Recurrent)
@@ -91,22 +108,31 @@ def ordinary_model(cell: str, s: Sizes) -> Case:
         "head.bias": np.zeros(s.V),
     }
     inputs = layers.inputs | {"tokens": tokens, "targets": rng.permutation(tokens.ravel()).reshape(tokens.shape)}
-    return Case("ordinary", LanguageModel(layers.network), s, inputs, parameters, layers.cotangents)
+    if tied:
+        del parameters["head.weight"]
+    if attention_span:
+        inputs["initial.memory"] = np.zeros((0, s.B, s.H))
+        for part in ("query", "key", "value"):
+            parameters[f"attention.{part}.weight"] = rng.normal(size=(s.H, s.H)) * s.H**-0.5
+            if part != "key":
+                parameters[f"attention.{part}.bias"] = np.zeros(s.H)
+    network = LanguageModel(layers.network, attention_span=attention_span)
+    return Case("ordinary", network, s, inputs, parameters, layers.cotangents)
 
 
 SHORT, USUAL = Sizes(T=3, B=2, I=8, H=8, L=2, V=16), Sizes(T=10, B=2, I=8, H=8, L=2, V=32)
 SETTINGS = [
-    Setting("0.1/0.2, T ≤ 3", lambda cell: ordinary(cell, SHORT), np.float32, 0.1, 0.2),
-    Setting("1e-3, float32, sum", lambda cell: ordinary(cell, USUAL), np.float32, 1e-3, 1e-3),
-    Setting("differences 1e-5/1e-3", lambda cell: ordinary(cell, USUAL), np.float64, 1e-3, 1e-5),
-    Setting("ten entries", lambda cell: ordinary(cell, USUAL), np.float64, 1e-2, 0, entries=10),
-    Setting("identical gates", lambda cell: ordinary(cell, USUAL, same_gates=True), np.float32, 1e-3, 1e-3),
+    Setting("0.1/0.2, T ≤ 3", SHORT, np.float32, 0.1, 0.2),
+    Setting("1e-3, float32, sum", USUAL, np.float32, 1e-3, 1e-3),
+    Setting("differences 1e-5/1e-3", USUAL, np.float64, 1e-3, 1e-5),
+    Setting("ten entries", USUAL, np.float64, 1e-2, 0, entries=10),
+    Setting("identical gates", USUAL, np.float32, 1e-3, 1e-3, same_gates=True),
 ]
 
 
 def is_noticed(setting: Setting, mutant: Mutant, cell: str) -> bool:
-    """Whether somebody who tests like this would see the bug; a bug of whole models is looked for in one."""
-    case = ordinary_model(cell, SHORT if "T ≤ 3" in setting.name else USUAL) if mutant.model else setting.draw(cell)
+    """Whether somebody who tests like this would see the bug, where he tests what it is a bug of."""
+    case = setting.draw(cell, mutant.scope)
 
     def convert(array: Array) -> Array:
         return array.astype(setting.dtype)

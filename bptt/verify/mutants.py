@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import CodeType
 from typing import Any, NamedTuple
 
-from bptt import cells, layers, losses, networks
+from bptt import attention, cells, layers, losses, networks
 
 
 class Mutant(NamedTuple):
@@ -24,7 +24,7 @@ class Mutant(NamedTuple):
     true: str
     false: str
     cell: str = ""
-    model: bool = False  # whether only a whole model shows it
+    scope: str = "layers"  # what shows it: any stack of layers, or only one with an option, or a whole model
 
     def __str__(self) -> str:
         return self.name
@@ -34,6 +34,7 @@ TUTORIALS, HOMEWORK, KERNELS = "tutorials", "course solutions", "kernel pull req
 RNN, GRU, LSTM = cells.rnn_step_backward, cells.gru_step_backward, cells.lstm_step_backward
 OVER_TIME, WEIGHTS, STACK = layers.layer_backward, layers.parameter_gradients, layers.Recurrent.backward
 SOFTMAX, MODEL = losses.softmax_cross_entropy, networks.LanguageModel.backward
+LOOKED_UP, SEEN, LOOK = networks.embedding_gradient, attention.softmax_backward, attention.causal_attention_backward
 
 MUTANTS = [
     Mutant("rnn-untransposed", "W_hh stands where its transpose is due in ∂L/∂h.", HOMEWORK,
@@ -77,14 +78,23 @@ MUTANTS = [
     Mutant("wrapped-h", "hidden[t − 1] at t = 0 wraps to the last state.", TUTORIALS,
            WEIGHTS, "rows(trace.h_before)", "rows(np.concatenate([trace.h_before[-1:], trace.h_before[1:]]))"),
     Mutant("forward-order", "The Jacobians are multiplied in the order of time, not against it.", TUTORIALS,
-           OVER_TIME, "zip(reversed(d_output), reversed(trace.saved), strict=True)",
-           "zip(d_output, trace.saved, strict=True)"),
+           OVER_TIME, "reversed(list(steps))", "list(steps)"),
     Mutant("one-sequence-bias", "The bias takes the first sequence of the batch instead of the sum.", HOMEWORK,
            WEIGHTS, '"bias_ih": rows(d_x_part).sum(0)', '"bias_ih": d_x_part[:, 0].sum(0)'),
     Mutant("double-bias", "The bias gradient is counted twice, once for each bias.", KERNELS,
            WEIGHTS, '"bias_hh": rows(d_h_part).sum(0)', '"bias_hh": 2 * rows(d_h_part).sum(0)'),
     Mutant("wrong-layer", "The layers' gradients are filed in the order of computation, last layer first.", HOMEWORK,
-           STACK, "layers.insert(0, d)", "layers.append(d)"),
+           STACK, "layers = of_this + layers", "layers = layers + of_this"),
+    Mutant("mask-forgotten", "Dropout's mask is not applied again on the way back.", HOMEWORK,
+           STACK, "d_output * mask", "d_output", scope="dropout"),
+    Mutant("reverse-lost", "What the reverse direction sends down to x is not added.", HOMEWORK,
+           STACK, "reduce(np.add, [d.x for d in of_this])", "of_this[0].x", scope="bidirectional"),
+    Mutant("reverse-unflipped", "The reverse direction's ∂L/∂x stays in the order in which it was walked.", KERNELS,
+           STACK, "x=forth(d.x)", "x=d.x", scope="bidirectional"),
+    Mutant("padding-in-weights", "Padding's steps add to dW.", KERNELS,
+           OVER_TIME, "(where_real(taken, d) for d in d_state)", "d_state", scope="lengths"),
+    Mutant("padding-in-state", "What arrives at the final state goes back through the padding's steps.", KERNELS,
+           OVER_TIME, "d_state = choose(taken, d_prev, d_state)", "d_state = d_prev", scope="lengths"),
     Mutant("clipped", "Gradients are clipped before they are checked.", TUTORIALS,
            OVER_TIME, "parameters=parameter_gradients(d_x_part, d_h_part, trace)",
            "parameters={n: np.clip(g, -1, 1) for n, g in parameter_gradients(d_x_part, d_h_part, trace).items()}"),
@@ -107,12 +117,23 @@ MUTANTS = [
     Mutant("gru-no-shortcut", "The path past the gates, ∂h'/∂h = z, is forgotten.", HOMEWORK,
            GRU, " + d.h * z", "", "gru"),
     Mutant("lost-repeats", "A repeated token's embedding keeps one gradient: assigned, not added.", HOMEWORK,
-           MODEL, 'np.add.at(parameters["embedding.weight"], trace.tokens, d.x)',
-           'parameters["embedding.weight"][trace.tokens] = d.x', model=True),
+           LOOKED_UP, "np.add.at(gradient, tokens, d_x)", "gradient[tokens] = d_x", scope="model"),
+    Mutant("tied-once", "Tied weights get the embedding's gradient and not the head's.", HOMEWORK,
+           MODEL, "parameters.get(head_of(p), 0) + of_head", "parameters.get(head_of(p), of_head)", scope="tied"),
+    Mutant("softmax-diagonal", "Each weight of attention is differentiated by its own score alone.", HOMEWORK,
+           SEEN, "d_weights - (weights * d_weights).sum(axis=-1, keepdims=True)", "(1 - weights) * d_weights",
+           scope="attention"),
+    Mutant("future-unmasked", "The future is masked on the way forward, not on the way back.", KERNELS,
+           LOOK, "softmax_backward(d @ v.swapaxes(1, 2), weights)",
+           "softmax_backward(d @ v.swapaxes(1, 2), softmax(q @ k.swapaxes(1, 2), np.True_))", scope="attention"),
+    Mutant("value-alone", "What a step sees counts as a value, not as a key.", TUTORIALS,
+           LOOK, 'd_k @ p["key.weight"] + d_v', "d_v", scope="attention"),
+    Mutant("query-forgotten", "A state counts as one that is seen, not as the one that asks.", TUTORIALS,
+           LOOK, ' + d_q @ p["query.weight"]', "", scope="attention"),
     Mutant("divided-twice", "The loss is divided by T once too often.", TUTORIALS,
-           SOFTMAX, "d_logits / targets.size", "d_logits / targets.size / len(targets)", model=True),
+           SOFTMAX, "d_logits / targets.size", "d_logits / targets.size / len(targets)", scope="model"),
     Mutant("no-onehot", "The target is not subtracted from the probabilities.", TUTORIALS,
-           SOFTMAX, "axis=-1) - 1, axis=-1)", "axis=-1), axis=-1)", model=True),
+           SOFTMAX, "axis=-1) - 1, axis=-1)", "axis=-1), axis=-1)", scope="model"),
 ]  # fmt: skip
 
 

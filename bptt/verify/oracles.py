@@ -18,8 +18,8 @@ from bptt.arithmetic import Array
 from bptt.cells import CELLS
 from bptt.layers import Gradients, Recurrent, layer_forward
 from bptt.losses import per_step_cross_entropy
-from bptt.networks import LanguageModel
-from bptt.verify.cases import Arrays, Case, parts_of, state_of
+from bptt.networks import Classifier, LanguageModel
+from bptt.verify.cases import Arrays, Case, layers_forward, masks_of, model_forward, parts_of, state_of
 
 DIGITS, DIFFERENCE, COMPLEX_STEP = 60, Decimal("1e-20"), 1e-200
 
@@ -27,13 +27,16 @@ DIGITS, DIFFERENCE, COMPLEX_STEP = 60, Decimal("1e-20"), 1e-200
 def objective(case: Case, arrays: Arrays) -> Any:
     """The number that a case's gradients are the gradient of: Σ cotangent · result, or the model's loss and Σ of the
     final state's. `arrays` holds inputs, parameters and cotangents, in any arithmetic."""
-    network = case.network
+    network, whole = case.network, case.inputs | arrays
+    if isinstance(network, Classifier):
+        logits, _, _ = network.forward(whole, whole["tokens"], whole["lengths"], masks_of(whole))
+        return (logits * arrays["d.logits"]).sum()
     if isinstance(network, LanguageModel):
-        logits, trace = network.forward(arrays, case.inputs["tokens"], state_of(network.recurrent, arrays, "initial."))
+        logits, trace = model_forward(network, whole)
         total, _ = per_step_cross_entropy(logits, case.inputs["targets"], network.loss)
-        final = trace.final_state
+        final = trace.final_state.recurrent if network.attention_span else trace.final_state
     else:
-        output, final, _ = network.forward(arrays, arrays["x"], state_of(network, arrays, "initial."))
+        output, final, _ = layers_forward(network, whole)
         total = (output * arrays["d.output"]).sum()
     for name, part in parts_of(final, "d.final.").items():
         total = total + (part * arrays[name]).sum()
@@ -43,7 +46,7 @@ def objective(case: Case, arrays: Arrays) -> Any:
 def entries(case: Case, arrays: Arrays) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Every number that a gradient is asked for."""
     for name in [*case.inputs, *case.parameters]:
-        if name in arrays:
+        if name in arrays and not name.startswith("mask."):
             yield from ((name, index) for index in np.ndindex(arrays[name].shape))
 
 

@@ -13,7 +13,17 @@ import numpy as np
 
 from bptt.cells import CELLS
 from bptt.layers import Recurrent
-from bptt.verify.cases import Arrays, Case, Sizes, by_hand, exact_points, parts_of, piecewise_linear, state_of
+from bptt.verify.cases import (
+    Arrays,
+    Case,
+    Sizes,
+    by_hand,
+    exact_points,
+    layers_forward,
+    parts_of,
+    piecewise_linear,
+    state_of,
+)
 from bptt.verify.oracles import central_differences
 from bptt.verify.sequences import sequence_bounds
 from bptt.verify.smooth_cases import random_layers
@@ -43,7 +53,7 @@ def intermediates(case: Case) -> Arrays:
     """What is computed on the way, by layer, with a leading axis T: gates, states, and the gradients of both."""
     network, p = case.network, case.parameters
     assert isinstance(network, Recurrent)
-    _, _, traces = network.forward(p, case.inputs["x"], state_of(network, case.inputs, "initial."))
+    _, _, traces = layers_forward(network, case.inputs | case.parameters)
     d_final = state_of(network, case.cotangents, "d.final.")
     d = network.backward(p, case.cotangents["d.output"], d_final, traces)
     found: Arrays = {}
@@ -75,7 +85,7 @@ def header(case: Case) -> dict[str, Any]:
         "gates": list(CELLS[case.network.cell].gates),
         "activation": case.network.activation,
         "gate_activation": case.network.gate_activation,
-        "sizes": {name: value for name, value in vars(case.sizes).items() if name != "V"},
+        "sizes": {name: value for name, value in vars(case.sizes).items() if name not in ("V", "D")},
     }
 
 

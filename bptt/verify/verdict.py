@@ -300,7 +300,7 @@ def likest(cell: str, about: list[Question], answers: Answers) -> Likeness | Non
         return None
     found = []
     for mutant in MUTANTS:
-        if not mutant.model and mutant.cell in ("", cell):
+        if mutant.scope == "layers" and mutant.cell in ("", cell):
             with applied(mutant):
                 known = residual([by_hand(each.case, np.copy) for each in about])
             norms = float(np.linalg.norm(known) * np.linalg.norm(theirs))

@@ -31,9 +31,15 @@ def test_training_windows_follow_each_other_in_the_text(shape: tuple[int, int, i
     streams = Streams(np.arange(length), batch_size, window)
     windows = [each.tokens for each in streams]
     assert len(windows) == len(streams)
+    steps = (length - 1) // batch_size
+    assert [len(tokens) - 1 for tokens in windows] == [window] * (steps // window) + [steps % window] * (
+        steps % window > 0
+    )
     for tokens in windows:
-        assert tokens.shape == (window + 1, batch_size)
+        assert tokens.shape[1] == batch_size
         assert (tokens.diff(dim=0) == 1).all()
+    targets = torch.cat([tokens[1:] for tokens in windows])
+    assert sorted(targets.flatten().tolist()) == list(range(1, batch_size * steps + 1)), "each is a target, and once"
     for before, after in zip(windows, windows[1:], strict=False):
         assert (before[-1] == after[0]).all(), (
             "the last symbol of one window opens the next: none read twice, none ahead"

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from datamodules.corpora import python_docstrings
 from datamodules.text import TextDataModule
 
 
@@ -19,6 +20,24 @@ def test_the_vocabulary_is_that_of_the_training_part_alone(tmp_path: Path) -> No
     data = TextDataModule(write(tmp_path, b"abab" * 9 + b"abxy"), batch_size=2, window=3)
     assert data.tokenizer.state()["characters"] == "ab"
     assert torch.cat([w.tokens for w in data.val_dataloader()]).flatten().tolist() == [1, 2, 0, 0]
+
+
+@pytest.mark.parametrize("level", ["word", "bpe"])
+def test_words_come_from_the_training_part_alone_up_to_the_cap(tmp_path: Path, level: str) -> None:
+    path = write(tmp_path, b"the cat saw the dog. " * 90 + b"the xenops saw the cat. " * 8)
+    data = TextDataModule(path, level=level, vocabulary_size=300, batch_size=2, window=3)
+    pieces = data.tokenizer.pieces()
+    assert b" cat" in pieces and not any(b"x" in piece for piece in pieces if len(piece) > 1)
+    held_out = "".join(data.tokenizer.decode(data._encoded[2]))
+    assert ("<unk> saw" if level == "word" else "xenops saw") in held_out
+    cap = 5 if level == "word" else 257
+    assert TextDataModule(path, level=level, vocabulary_size=cap).vocab_size == cap
+
+
+@pytest.mark.parametrize("level", ["character", "byte", "word", "bpe"])
+def test_the_excerpt_is_held_out_text_as_it_was_written(tmp_path: Path, level: str) -> None:
+    data = TextDataModule(write(tmp_path, b"one two " * 90 + b"xenops  " * 10), level=level)
+    assert data.held_out_excerpt == "xenops  " * 10
 
 
 def test_the_usual_split_of_tinyshakespeare(tinyshakespeare: Path) -> None:
@@ -53,6 +72,9 @@ def test_another_encoding_can_be_named(tmp_path: Path) -> None:
         (b"abc" * 30, {"batch_size": 1, "window": 5, "val_fraction": 0.001}, "held-out part has 1 symbols"),
         (b"abc", {"batch_size": 0}, "--data.batch_size is 0"),
         (b"abc", {"val_fraction": 1.0}, "--data.val_fraction is 1.0"),
+        (b"abc", {"level": "sentence"}, "level is 'sentence': choose one of character, byte, word, bpe"),
+        (b"abc", {"level": "word", "vocabulary_size": 1}, "vocabulary_size is 1: at level word it must be at least 2"),
+        (b"abc", {"level": "bpe", "vocabulary_size": 255}, "size is 255: at level bpe it must be at least 256"),
     ],
 )
 def test_each_mistake_is_named_with_the_way_out(
@@ -74,3 +96,10 @@ def test_the_standard_library_is_there_without_its_tests() -> None:
     text = "".join(data.tokenizer.decode(data._encoded[1][:400]))
     assert text.startswith('"""Record of phased-in incompatible language changes.')  # __future__.py, the first by name
     assert len(data._encoded[1]) > 5_000_000
+
+
+def test_the_english_of_the_standard_library_is_there() -> None:
+    text = python_docstrings().decode()
+    assert text.count("Return") > 1000 and "import sys" not in text[:1000]
+    assert 1_500_000 < len(text) < 10_000_000 and not text.endswith("\n")
+    assert "A powerful, extensible, and easy-to-use option parser." in text

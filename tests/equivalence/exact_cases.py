@@ -18,6 +18,9 @@ SIZES = [
     Sizes(T=5, B=1, I=3, H=2),
     Sizes(T=2, B=3, I=2, H=1),
 ]
+BOTH_WAYS = [Sizes(T=3, B=3, I=3, H=4, D=2), Sizes(T=3, B=3, I=2, H=3, L=2, D=2), Sizes(T=2, B=1, I=1, H=1, D=2)]
+UNEVEN = [Sizes(T=6, B=4, I=3, H=4), Sizes(T=3, B=3, I=3, H=4, L=2), *BOTH_WAYS]
+SQUARE = [Sizes(T=4, B=2, I=4, H=4), Sizes(T=2, B=2, I=4, H=4, L=2)]  # E = H, a power of four
 MODEL_SIZES = [Sizes(T=4, B=2, I=3, H=5), Sizes(T=8, B=1, I=2, H=3), Sizes(T=2, B=4, I=3, H=5, L=2)]  # T · B = 8
 
 
@@ -46,6 +49,11 @@ def layer_cases(bits: int) -> Iterator[Recipe]:
         for sizes in SIZES:
             yield Recipe(piecewise_linear, cell, sizes, bits, (("density", 0.4 if bits == DOUBLE else 0.2),))
             yield Recipe(exact_points, cell, sizes, bits)
+        for sizes in UNEVEN:
+            density = (("density", 0.3 if bits == DOUBLE else 0.15),)
+            for options in ((), (("ragged", True),), (("ragged", True), ("dropout", True))):
+                yield Recipe(piecewise_linear, cell, sizes, bits, density + options)
+                yield Recipe(exact_points, cell, sizes, bits, options)
     for sizes in SIZES[:4]:  # linear pieces keep the significand short however long the sequence
         for activation in ("relu", "identity"):
             yield Recipe(piecewise_linear, "rnn", sizes, bits, (("activation", activation), ("density", 0.5)))
@@ -59,3 +67,8 @@ def model_cases(bits: int) -> Iterator[Recipe]:
                 yield Recipe(piecewise_linear_model, cell, sizes, bits, (("loss", loss), ("density", density)))
                 yield Recipe(exact_points_model, cell, sizes, bits, (("loss", loss),))
         yield Recipe(exact_points_model, cell, MODEL_SIZES[0], bits, (("one_hot", True),))
+        for sizes in SQUARE:
+            attentive: list[dict[str, Any]] = [{"attention_span": 2}, {"attention_span": 4, "tied": True}]
+            for options in ({"tied": True}, {"dropout": True}, *attentive):
+                with_density = {"density": 0.3 if bits == DOUBLE else 0.15, **options}
+                yield Recipe(piecewise_linear_model, cell, sizes, bits, tuple(with_density.items()))

@@ -1,5 +1,7 @@
 """Tier E4: both rooms against the truth, not only against each other, and the ways to the truth against one another."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +9,13 @@ import torch
 from bptt.verify.cases import Arrays, Case, Sizes, by_hand
 from bptt.verify.numbers import largest_terms, terms
 from bptt.verify.oracles import central_differences, complex_step, real_time_recurrent_learning
-from bptt.verify.smooth_cases import random_layers, random_model
+from bptt.verify.smooth_cases import random_classifier, random_layers, random_model
 from tests.equivalence.exact_cases import CELLS
 from tests.equivalence.test_within_ulps import ULPS
 from twins import by_autograd
 
 LAYERS, MODEL = Sizes(T=4, B=2, I=3, H=2, L=2), Sizes(T=3, B=2, I=2, H=2, V=4)
+BOTH_WAYS = Sizes(T=3, B=2, I=2, H=2, L=2, V=4, D=2)
 
 
 def ulps_from(truth: Arrays, results: Arrays, case: Case) -> float:
@@ -21,10 +24,19 @@ def ulps_from(truth: Arrays, results: Arrays, case: Case) -> float:
     return max(float((np.abs(results[name] - truth[name]) / scale[name]).max()) for name in truth)
 
 
+KINDS: dict[str, Callable[[str], Case]] = {
+    "layers": lambda cell: random_layers(cell, LAYERS),
+    "both ways": lambda cell: random_layers(cell, BOTH_WAYS, ragged=True, dropout=True),
+    "model": lambda cell: random_model(cell, MODEL),
+    "attention": lambda cell: random_model(cell, MODEL, tied=True, attention_span=3),
+    "classifier": lambda cell: random_classifier(cell, BOTH_WAYS),
+}
+
+
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("kind", ["layers", "model"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_both_rooms_are_within_a_few_ulps_of_the_truth(cell: str, kind: str, backend: str) -> None:
-    case = random_layers(cell, LAYERS) if kind == "layers" else random_model(cell, MODEL)
+    case = KINDS[kind](cell)
     truth = central_differences(case)
     assert all(gradient.any() for gradient in truth.values())
     assert ulps_from(truth, by_hand(case, np.copy), case) <= ULPS
@@ -32,9 +44,9 @@ def test_both_rooms_are_within_a_few_ulps_of_the_truth(cell: str, kind: str, bac
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("kind", ["layers", "model"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_complex_step_finds_the_same(cell: str, kind: str) -> None:
-    case = random_layers(cell, Sizes(T=5, B=2, I=3, H=4, L=2)) if kind == "layers" else random_model(cell, MODEL)
+    case = KINDS[kind](cell)
     assert ulps_from(complex_step(case), by_hand(case, np.copy), case) <= ULPS
 
 

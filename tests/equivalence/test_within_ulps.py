@@ -1,12 +1,14 @@
 """Smooth cells, any input, float64: every gradient of the whole model within a few ULPs of the largest term it sums."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from bptt.verify.cases import Case, Sizes, by_hand
 from bptt.verify.numbers import largest_terms, terms
-from bptt.verify.smooth_cases import random_model
+from bptt.verify.smooth_cases import random_classifier, random_layers, random_model
 from tests.equivalence.exact_cases import CELLS
 from twins import by_autograd
 
@@ -33,4 +35,31 @@ def test_every_result_is_within_a_few_ulps_of_its_largest_term(
 ) -> None:
     for seed in range(3):
         apart = ulps_apart(random_model(cell, sizes, seed, loss, one_hot), backend)
+        assert max(apart.values()) <= ULPS, apart
+
+
+BOTH_WAYS = Sizes(T=5, B=3, I=3, H=4, L=2, D=2)
+OPTIONS = [{"dropout": True}, {"attention_span": 3}, {"attention_span": 9, "dropout": True}, {"tied": True}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_models_with_options_are_as_near(cell: str, options: dict[str, Any], backend: str) -> None:
+    for seed in range(3):
+        apart = ulps_apart(random_model(cell, Sizes(T=6, B=3, I=4, H=4, L=2, V=5), seed, **options), backend)
+        assert max(apart.values()) <= ULPS, apart
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_layers_in_two_directions_on_uneven_sequences_are_as_near(cell: str, backend: str) -> None:
+    for seed in range(3):
+        apart = ulps_apart(random_layers(cell, BOTH_WAYS, seed, ragged=True, dropout=True), backend)
+        assert max(apart.values()) <= ULPS, apart
+
+
+@pytest.mark.parametrize("pooling", ["additive", "dot"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_classifiers_are_as_near(cell: str, pooling: str, backend: str) -> None:
+    for seed in range(3):
+        apart = ulps_apart(random_classifier(cell, BOTH_WAYS, seed, pooling, dropout=True), backend)
         assert max(apart.values()) <= ULPS, apart

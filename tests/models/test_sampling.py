@@ -1,10 +1,18 @@
-"""Generation: repeatable, bounded in memory, exact about what the prompt leaves behind."""
+"""Generation: repeatable, bounded in memory, exact about what the prompt leaves behind and about where it stops."""
 
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils._pytree import tree_leaves
 
 from models.language_model import LanguageModel
-from models.sampling import generate
+from models.sampling import PROMPT_WINDOW, draw, generate, harmless, probabilities, side_by_side, until
 
 PROMPT = torch.tensor([3, 1, 2])
 
@@ -15,14 +23,27 @@ def model() -> LanguageModel:
     return LanguageModel(7, embedding_size=4, hidden_size=8).eval()
 
 
+class Watched:
+    """Calls the model, and writes down what it is given: steps, batch, and numbers in the state."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model, self.device = model, model.device
+        self.calls: list[tuple[int, int, int]] = []
+
+    def __call__(self, tokens: torch.Tensor, state: Any) -> Any:
+        self.calls.append((*tokens.shape, sum(p.numel() for p in tree_leaves(state) if p is not None)))
+        return self.model(tokens, state)
+
+
 def test_a_seed_gives_the_same_text_and_another_seed_another(model: LanguageModel) -> None:
     first, again, other = (list(generate(model, PROMPT, 40, seed=seed)) for seed in (1, 1, 2))
     assert first == again != other
     assert len(first) == 40 and set(first) <= set(range(7))
 
 
-def test_temperature_zero_takes_the_likeliest_given_all_that_came_before(model: LanguageModel) -> None:
-    written = list(generate(model, PROMPT, 6, temperature=0))
+@pytest.mark.parametrize("narrowed", [{"temperature": 0}, {"top_k": 1}, {"top_p": 1e-9}])
+def test_the_likeliest_given_all_that_came_before(model: LanguageModel, narrowed: dict[str, Any]) -> None:
+    written = list(generate(model, PROMPT, 6, **narrowed))
     for k, token in enumerate(written):
         logits, _ = model(torch.cat([PROMPT, torch.tensor(written[:k], dtype=torch.int64)])[:, None])
         assert token == logits[-1, 0].argmax()
@@ -34,11 +55,124 @@ def test_sampling_leaves_the_global_random_state_alone(model: LanguageModel) -> 
     assert (torch.get_rng_state() == before).all()
 
 
+@pytest.mark.parametrize("options", [{"cell": "rnn"}, {"cell": "gru"}, {"cell": "lstm"}, {"attention_span": 5}])
+def test_a_sample_among_others_is_the_one_that_its_seed_gives_alone(options: dict[str, Any]) -> None:
+    model = LanguageModel(7, hidden_size=8, num_layers=2, **options).double().eval()  # a flip by rounding: 1 in 10¹²
+    together = [list(row) for row in side_by_side(model, PROMPT, 30, 4, seed=5, top_k=5, top_p=0.9)]
+    alone = [list(generate(model, PROMPT, 30, seed=5 + row, top_k=5, top_p=0.9)) for row in range(4)]
+    assert together == alone and len(set(map(tuple, alone))) == 4
+
+
+def test_rows_are_drawn_together_when_one_asks_and_no_further_than_asked(model: LanguageModel) -> None:
+    watched: Any = Watched(model)
+    first, second = side_by_side(watched, PROMPT, 50, 2)
+    assert watched.calls == []
+    [next(first) for _ in range(5)]
+    assert len(watched.calls) == 5
+    [next(second) for _ in range(5)]
+    assert len(watched.calls) == 5
+
+
+def test_every_symbol_costs_one_step_from_a_state_that_does_not_grow(model: LanguageModel) -> None:
+    watched: Any = Watched(model)
+    list(generate(watched, PROMPT, 300))
+    prompt, *steps = watched.calls
+    assert prompt == (3, 1, 0) and len(steps) == 299
+    assert set(steps) == {(1, 1, 16)}  # h and c of 8 units
+    attentive: Any = Watched(LanguageModel(7, hidden_size=8, attention_span=5).eval())
+    list(generate(attentive, PROMPT, 300))
+    assert set(attentive.calls[2:]) == {(1, 1, 16 + 4 * 8)}  # and the last four h
+
+
+def test_a_long_prompt_is_read_in_windows_and_once(model: LanguageModel) -> None:
+    prompt, watched = torch.arange(2 * PROMPT_WINDOW + 5) % 7, Watched(model)
+    written = [list(row) for row in side_by_side(watched, prompt, 1, 3, temperature=0)]  # type: ignore[arg-type]
+    assert [(steps, rows) for steps, rows, _ in watched.calls] == [(PROMPT_WINDOW, 1), (PROMPT_WINDOW, 1), (5, 1)]
+    logits, _ = model(prompt[:, None])
+    assert written == [[int(logits[-1, 0].argmax())]] * 3
+
+
+def test_the_probabilities_are_those_of_the_docstring() -> None:
+    assert "P(token) ∝ exp(z_token / temperature)" in (inspect.getdoc(probabilities) or "")
+    z, temperature = np.array([0.3, -1.0, 2.0, 0.5, 1.5]), 0.7
+    expected = np.exp(z / temperature) / np.exp(z / temperature).sum()
+    np.testing.assert_allclose(probabilities(torch.tensor(z), temperature), expected, rtol=1e-6)  # in float32
+    for k in range(1, 7):
+        kept = np.where(np.argsort(np.argsort(-z)) < k, expected, 0)
+        np.testing.assert_allclose(probabilities(torch.tensor(z), temperature, k), kept / kept.sum(), rtol=1e-6)
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=8), st.floats(0.01, 1), st.integers(1, 9))
+def test_top_p_keeps_the_smallest_set_that_reaches_p(weights: list[int], top_p: float, top_k: int) -> None:
+    z = torch.tensor(weights, dtype=torch.float64) / 7
+    p = probabilities(z, 1.0, top_k).double()
+    kept = probabilities(z, 1.0, top_k, top_p) > 0
+    mass, rounding = float(p[kept].sum()), 1e-6
+    assert mass >= top_p - rounding
+    assert mass - float(p[kept].min()) < top_p + rounding, "without its least likely member it does not reach p"
+    assert p[kept].min() >= p[~kept].max() if (~kept).any() else True
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e-30, 1e30, float("inf")])
+def test_no_temperature_is_too_small_or_too_large(temperature: float) -> None:
+    p = probabilities(torch.tensor([0.0, 3.0, 1.0]), temperature)
+    torch.testing.assert_close(p, torch.tensor([0.0, 1.0, 0.0]) if temperature < 1 else torch.full((3,), 1 / 3))
+
+
+def test_what_is_drawn_is_drawn_that_often() -> None:
+    z, dice = torch.tensor([0.0, 1.0, 2.0, 3.0]), torch.Generator().manual_seed(0)
+    drawn = torch.cat([draw(z, 0.7, dice, top_k=3, top_p=0.97) for _ in range(6000)])
+    # Three standard deviations of a share among 6,000 draws: 3 √(¼ / 6000) = 0.02.
+    shares = torch.bincount(drawn, minlength=4) / 6000
+    torch.testing.assert_close(shares, probabilities(z, 0.7, 3, 0.97), rtol=0, atol=0.02)
+
+
+@given(st.text("ab", max_size=12), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), st.data())
+def test_a_text_stops_before_the_stop_string_however_it_comes_in_pieces(
+    text: str, stops: list[str], data: st.DataObject
+) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=4)))
+    pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    ends = [n for n in range(len(text) + 1) if any(text[:n].endswith(stop) for stop in stops)]
+    longest = max((len(stop) for stop in stops if ends and text[: ends[0]].endswith(stop)), default=0)
+    expected = text[: ends[0] - longest] if ends else text
+    assert "".join(until(pieces, stops)) == expected
+
+
+def test_text_streams_and_only_what_may_become_a_stop_string_is_held_back() -> None:
+    asked = []
+
+    def pieces() -> Iterator[str]:
+        for piece in ("a", "\n", "b", "\n", "\n", "never asked for"):
+            asked.append(piece)
+            yield piece
+
+    assert list(until(pieces(), ["\n\n"])) == ["a", "", "\nb", "", ""]
+    assert asked[-1] == "\n"
+
+
 @pytest.mark.parametrize(
-    ("prompt", "length", "temperature"), [(PROMPT[:0], 1, 1.0), (PROMPT, -1, 1.0), (PROMPT, 1, -0.5)]
+    ("options", "message"),
+    [
+        ({"prompt": PROMPT[:0]}, "the prompt is empty"),
+        ({"length": -1}, "length is -1: it must be at least 0"),
+        ({"count": 0}, "the number of samples is 0: it must be at least 1"),
+        ({"temperature": -0.5}, "temperature is -0.5: it must be 0 or more"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_k": 0}, "top_k is 0: it must be at least 1"),
+        ({"top_p": 0.0}, "top_p is 0.0: it must be more than 0, and at most 1"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"top_p": float("nan")}, "top_p is nan"),
+    ],
 )
 def test_mistakes_are_said_before_anything_is_written(
-    model: LanguageModel, prompt: torch.Tensor, length: int, temperature: float
+    model: LanguageModel, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match="prompt is empty|may be negative"):
-        generate(model, prompt, length, temperature)
+    with pytest.raises(ValueError, match=message):
+        side_by_side(model, **{"prompt": PROMPT, "length": 1, "count": 1, **options})
+    with pytest.raises(ValueError, match="a stop string is empty"):
+        until([], ["a", ""])
+
+
+def test_what_could_steer_a_terminal_is_made_visible() -> None:
+    assert harmless("é\tx = '\\'\n\x1b[31m\r\x00\x7f\x9b") == "é\tx = '\\'\n\\x1b[31m\\r\\x00\\x7f\\x9b"

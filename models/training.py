@@ -1,0 +1,112 @@
+"""How Lightning trains the models of this project: optimizers and schedules that torch has, chosen by name."""
+
+import math
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from models.recurrent import Recurrent
+
+OPTIMIZERS: dict[str, Any] = {
+    "sgd": torch.optim.SGD,
+    "adagrad": torch.optim.Adagrad,
+    "rmsprop": torch.optim.RMSprop,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+
+
+class Trained(pl.LightningModule):
+    """A model with recurrent layers, an optimizer and a schedule.
+
+    Args:
+        optimizer: torch's, by name.
+        learning_rate: of the optimizer, before the schedule's factor.
+        weight_decay: of the optimizer.
+        schedule: constant; exponential, `decay_rate ** (epoch / decay_steps)`; cosine, from 1 to 0 over the run;
+            plateau, times `decay_rate` after `decay_steps` validations without a better one.
+        warmup_steps: updates over which the rate rises linearly from 0.
+        decay_rate, decay_steps: of the exponential and plateau schedules; decay_steps in epochs, or validations.
+        matmul_precision: of float32 matrix products. highest computes them in float32; medium rounds their factors to
+            bfloat16 where the machine has units for that, and sums in float32: faster, and fine for training.
+
+    Raises ValueError for what cannot be trained with.
+    """
+
+    recurrent: Recurrent
+
+    def __init__(
+        self,
+        optimizer: Literal["sgd", "adagrad", "rmsprop", "adam", "adamw"] = "adamw",
+        learning_rate: float = 2e-3,
+        weight_decay: float = 0.0,
+        schedule: Literal["constant", "exponential", "cosine", "plateau"] = "constant",
+        warmup_steps: int = 0,
+        decay_rate: float = 0.5,
+        decay_steps: int = 1,
+        matmul_precision: Literal["highest", "high", "medium"] = "highest",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.check_sizes(decay_steps=decay_steps)
+        for name, rate in self.hparams.items():
+            if name in ("learning_rate", "weight_decay", "warmup_steps") and not 0 <= rate < math.inf:
+                raise ValueError(f"--model.{name} is {rate}: it must be 0 or more")
+        if not 0 < decay_rate < 1:
+            raise ValueError(f"--model.decay_rate is {decay_rate}: it must lie between 0 and 1")
+        if schedule == "plateau" and warmup_steps:
+            raise ValueError("--model.warmup_steps cannot be combined with --model.schedule plateau: leave it at 0")
+
+    @staticmethod
+    def check_sizes(**sizes: int) -> None:
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"--model.{name} is {value}: it must be at least 1")
+
+    def on_fit_start(self) -> None:
+        torch.set_float32_matmul_precision(self.hparams["matmul_precision"])
+
+    def logs_now(self) -> bool:
+        """Whether the loggers will write what is logged before this update; computing it at others would be in vain."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Lightning's logger connector
+        return (self.trainer.global_step + 1) % every == 0
+
+    def log_learning_rate(self) -> None:
+        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.logs_now():
+            gradients = [p.grad for p in self.parameters() if p.grad is not None]
+            self.log("grad_norm", nn.utils.get_total_norm(gradients))
+
+    def configure_optimizers(self) -> Any:
+        options = self.hparams
+        optimizer = OPTIMIZERS[options["optimizer"]](
+            self.parameters(), lr=options["learning_rate"], weight_decay=options["weight_decay"]
+        )
+        if options["schedule"] == "plateau":
+            plateau = ReduceLROnPlateau(optimizer, factor=options["decay_rate"], patience=options["decay_steps"])
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": plateau, "monitor": "val_loss", "strict": False},
+            }
+        schedule = LambdaLR(optimizer, self.learning_rate_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def learning_rate_factor(self, step: int) -> float:
+        """The schedule's factor at an update, counted from 0: lr = learning_rate · warm-up · schedule."""
+        options = self.hparams
+        warmup = min(1.0, (step + 1) / (options["warmup_steps"] + 1))
+        if step == 0 or options["schedule"] == "constant":
+            return warmup
+        # Lightning's own estimate of the number of updates would rebuild the loaders and lose their position.
+        updates_per_epoch = self.trainer.num_training_batches // self.trainer.accumulate_grad_batches or 1
+        if options["schedule"] == "exponential":
+            return warmup * options["decay_rate"] ** (step // updates_per_epoch / options["decay_steps"])
+        epochs = self.trainer.max_epochs
+        limits = [updates_per_epoch * epochs if epochs and epochs > 0 else 0, self.trainer.max_steps]
+        updates = min((limit for limit in limits if limit > 0), default=0)
+        return warmup * (1 + math.cos(math.pi * min(1.0, step / updates))) / 2 if updates else warmup
