@@ -230,7 +230,7 @@ def pairs(model: Trained, batch: Any) -> list[Pair]:
     `allowed` is the usual yardstick n u of n roundings one after the other, on the longest way through the batch: no
     proven bound, which at such sizes nobody has; those are proven by the tests, of the same code, at small ones.
     """
-    model.zero_grad()
+    assert isinstance(model, LanguageModel | Classifier)
     dropout = RecordedMasks(model.recurrent.dropout)
     model.recurrent.dropout = dropout
     p = {name: value.detach().numpy() for name, value in model.named_parameters()}
