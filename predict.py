@@ -103,9 +103,12 @@ def separated(titles: list[str], texts: list[Iterable[str]]) -> Iterable[str]:
 
 
 def scored(options: Any) -> Iterable[str]:
+    return judged(samples(options, options.samples))
+
+
+def judged(texts: list[Iterable[str]]) -> Iterable[str]:
     """The table, of texts that are drawn when it is asked for."""
-    texts = samples(options, options.samples)
-    return (table([judge("".join(text)) for text in each]) for each in [texts])
+    yield table([judge("".join(text)) for text in texts])
 
 
 def suggested(options: Any) -> Iterable[str]:
@@ -113,13 +116,13 @@ def suggested(options: Any) -> Iterable[str]:
     checkpoint = read_checkpoint(options.checkpoint)
     suggester = Suggester(language_model(checkpoint), load_tokenizer(checkpoint["TextDataModule"]["tokenizer"]))
     if options.interactive:
-        return typing(partial(suggester.suggest, count=options.count))
+        return while_typing(partial(suggester.suggest, count=options.count))
     words = suggester.suggest(options.text, options.count).words
     width = max((len(word) for word, _ in words), default=0)
     return ["\n".join(f"{word:{width}}  {chance:6.1%}" for word, chance in words)]
 
 
-def typing(suggest: Callable[[str], Offer]) -> Iterable[str]:
+def while_typing(suggest: Callable[[str], Offer]) -> Iterable[str]:
     """Nothing: what is typed and offered is shown as it comes."""
     type_along(suggest)
     yield ""

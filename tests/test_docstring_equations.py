@@ -10,13 +10,16 @@ import torch
 
 from bptt import cells as numpy_cells
 from bptt.arithmetic import sigmoid, tanh
+from bptt.attention import attention_pooling, causal_attention
 from bptt.layers import Recurrent as NumpyRecurrent
-from bptt.losses import softmax_cross_entropy
+from bptt.losses import softmax_cross_entropy, weighted_cross_entropy
 from bptt.networks import LanguageModel as LanguageModelTwin
 from bptt.optimizers import SGD, AdaGrad, clip_by_norm
 from models import cells as torch_cells
+from models.attention import AttentionPooling, CausalAttention
+from models.initialization import initialize
 from models.language_model import LanguageModel
-from models.recurrent import Recurrent
+from models.recurrent import Dropout, Recurrent
 from models.sampling import draw
 
 STEPS = {"rnn": numpy_cells.rnn_step, "gru": numpy_cells.gru_step, "lstm": numpy_cells.lstm_step}
@@ -170,3 +173,104 @@ def test_sampling_draws_with_the_probability_that_its_docstring_gives() -> None:
     shares = np.bincount(drawn, minlength=3) / len(drawn)
     # Three standard deviations of a share among 6,000 draws: 3 √(¼ / 6000) = 0.02.
     np.testing.assert_allclose(shares, p / p.sum(), rtol=0, atol=0.02)
+
+
+def attention_equations(documented: Any) -> None:
+    text = inspect.getdoc(documented)
+    assert "q_t = W_q h_t + b_q,  k_s = W_k h_s,  v_s = W_v h_s + b_v" in text
+    assert "a_t = softmax_s(q_t · k_s / √H)  over t − span < s ≤ t" in text and "y_t = h_t + Σ_s a_ts v_s" in text
+
+
+@pytest.mark.parametrize("span", [1, 3, 100])
+def test_causal_attention_computes_its_docstring(span: int) -> None:
+    attention_equations(CausalAttention)
+    attention_equations(causal_attention)
+    module, (T, M) = CausalAttention(H, span).double(), (5, min(span - 1, 2))
+    p = {name: value.detach().numpy() for name, value in module.named_parameters()}
+    h = np.random.default_rng(0).normal(size=(M + T, B, H))
+    y, memory, a = module(torch.tensor(h[M:]), torch.tensor(h[:M]))
+    by_hand, memory_by_hand, _ = causal_attention(h[M:], h[:M], p, span)
+    for b in range(B):
+        q, k, v = (h[:, b] @ p[f"{x}.weight"].T + p.get(f"{x}.bias", 0) for x in ("query", "key", "value"))
+        for t in range(M, M + T):
+            seen = range(max(0, t - span + 1), t + 1)
+            weights = np.exp([q[t] @ k[s] / np.sqrt(H) for s in seen])
+            weights /= weights.sum()
+            said = h[t, b] + sum(a_ts * v[s] for a_ts, s in zip(weights, seen, strict=True))
+            np.testing.assert_allclose(y[t - M, b].detach(), said, **NEAR)
+            np.testing.assert_allclose(by_hand[t - M, b], said, **NEAR)
+            np.testing.assert_allclose(a[t - M, b, list(seen)].detach(), weights, **NEAR)
+            assert a[t - M, b].detach().count_nonzero() == len(seen)
+    kept = h[max(0, M + T - span + 1) :]
+    assert (memory.numpy() == kept).all() and (memory_by_hand == kept).all()
+
+
+@pytest.mark.parametrize("score", ["additive", "dot"])
+def test_pooling_computes_its_docstring(score: str) -> None:
+    for documented in (AttentionPooling, attention_pooling):
+        text = inspect.getdoc(documented)
+        assert "s_t = v · tanh(W h_t + b)" in text and "s_t = v · h_t" in text
+        assert "a = softmax_t(s),  pooled = Σ_t a_t h_t" in text
+    module, h = AttentionPooling(H, score).double(), np.random.default_rng(0).normal(size=(5, B, H))
+    p = {name: value.detach().numpy() for name, value in module.named_parameters()}
+    v = p["vector"]
+    inner = [tanh(x @ p["inner.weight"].T + p["inner.bias"]) for x in h] if score == "additive" else h
+    s = np.stack([x @ v for x in inner])  # (T, B)
+    a = np.exp(s) / np.exp(s).sum(0)
+    pooled = sum(a[t][:, np.newaxis] * h[t] for t in range(5))
+    for computed, weights in (module(torch.tensor(h)), attention_pooling(h, p)[:2]):
+        np.testing.assert_allclose(torch.as_tensor(computed).detach(), pooled, **NEAR)
+        np.testing.assert_allclose(torch.as_tensor(weights).detach(), a, **NEAR)
+
+
+def test_two_directions_compute_their_docstring() -> None:
+    assert "y_t = [h_t, cell_reverse(x_t, h_{t+1})]" in inspect.getdoc(Recurrent)
+    layers, x = Recurrent("gru", 3, 4, bidirectional=True).double(), torch.randn(3, 2, 3, dtype=torch.float64)
+    output, _ = layers(x)
+    state = layers.reverse_cells[0].initial_state(2)
+    for t in reversed(range(3)):
+        state = layers.reverse_cells[0](x[t], state)
+        assert torch.allclose(output[t, :, 4:], state.h, rtol=0, atol=1e-14)
+
+
+def test_dropout_computes_its_docstring() -> None:
+    assert "y = x ∘ m / (1 − p),  m ~ Bernoulli(1 − p)" in inspect.getdoc(Dropout)
+    dropout, x = Dropout(0.4), torch.randn(3, 2, 5)
+    torch.manual_seed(0)
+    m = torch.empty_like(x).bernoulli_(0.6)
+    torch.manual_seed(0)
+    assert torch.allclose(dropout(x), x * m / 0.6, rtol=1e-6, atol=0)  # a few ULPs of 6e-8
+
+
+def test_initializations_compute_their_docstring() -> None:
+    text = inspect.getdoc(initialize)
+    for line in ("W ~ N(0, 0.01²), b = 0", "W ~ N(0, 2/n_in), b = 0", "orthonormal rows", "U(−1/√n, 1/√n)"):
+        assert line in text
+    for how, expected in (("gaussian", 0.01), ("he", (2 / 64) ** 0.5)):
+        model = LanguageModel(50, "gru", 32, 64, initialization=how)
+        weights = model.recurrent.cells[0].weight_hh.detach()
+        # 12,288 draws: their deviation is within 3 / √(2 · 12288), 2%, of the one they are drawn with
+        assert float(weights.std()) == pytest.approx(expected, rel=0.02) and not model.recurrent.cells[0].bias_ih.any()
+    model = LanguageModel(50, "gru", 32, 64, initialization="orthogonal")
+    for block in model.recurrent.cells[0].weight_hh.detach().double().split(64):
+        assert torch.allclose(block @ block.T, torch.eye(64, dtype=torch.float64), rtol=0, atol=1e-5)  # float32's QR
+    assert LanguageModel(50, "gru", 32, 64).recurrent.cells[0].weight_hh.detach().abs().max() <= 64**-0.5
+    with pytest.raises(ValueError, match="choose one of uniform, gaussian, he, orthogonal"):
+        initialize(model, "xavier")
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_weighted_cross_entropy_computes_its_docstring(smoothing: float) -> None:
+    text = inspect.getdoc(weighted_cross_entropy)
+    assert "q = w ∘ ((1 − ε) onehot(label) + ε / C)" in text and "L = −Σ q log(p) / Σ w[label]" in text
+    assert "∂L/∂z = (Σ_c q_c · p − q) / Σ w[label],  p = softmax(z)" in text
+    rng = np.random.default_rng(0)
+    z, labels, w = rng.normal(size=(4, 3)), np.array([2, 0, 1, 2]), np.array([0.5, 1.0, 3.0])
+    loss, gradient = weighted_cross_entropy(z, labels, w, smoothing)
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    q = w * ((1 - smoothing) * np.eye(3)[labels] + smoothing / 3)
+    np.testing.assert_allclose(loss, -(q * np.log(p)).sum() / w[labels].sum(), **NEAR)
+    np.testing.assert_allclose(gradient, (q.sum(1, keepdims=True) * p - q) / w[labels].sum(), **NEAR)
+    leaf = torch.tensor(z, requires_grad=True)
+    torch.nn.functional.cross_entropy(leaf, torch.tensor(labels), torch.tensor(w), label_smoothing=smoothing).backward()
+    np.testing.assert_allclose(gradient, leaf.grad, **NEAR)

@@ -11,39 +11,43 @@ from bptt.losses import per_step_cross_entropy
 from bptt.verify.cases import Arrays, Case, Sizes, by_hand, exact_points, parts_of, piecewise_linear, state_of
 from bptt.verify.smooth_cases import random_layers, random_model
 from models.recurrent import Recurrent
-from tests.equivalence.exact_cases import CELLS, SIZES
+from tests.equivalence.exact_cases import CELLS, SIZES, UNEVEN
 from twins import by_autograd, by_torch_layers, module_of
 
 SHAPES = Sizes(T=4, B=2, I=3, H=5, L=2)
 
 
-@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("sizes, ragged", [*[(s, False) for s in SIZES], *[(s, True) for s in UNEVEN]], ids=str)
 @pytest.mark.parametrize("cell", CELLS)
-def test_torch_layers_give_the_bits_of_the_truth(cell: str, sizes: Sizes) -> None:
-    case = exact_points(cell, sizes, seed=0)
+def test_torch_layers_give_the_bits_of_the_truth(cell: str, sizes: Sizes, ragged: bool) -> None:
+    """On packed sequences, where lengths differ."""
+    case = exact_points(cell, sizes, seed=0, ragged=ragged)
     theirs = by_torch_layers(case, torch.float64)
     assert theirs.keys() == case.truth.keys()
     assert all((theirs[name] == truth).all() for name, truth in case.truth.items())
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
-def test_layers_convert_to_torch_and_back(cell: str) -> None:
-    ours = Recurrent(cell, 3, 5, 2).double()
+def test_layers_convert_to_torch_and_back(cell: str, bidirectional: bool) -> None:
+    ours = Recurrent(cell, 3, 5, 2, bidirectional=bidirectional).double()
     x = torch.randn(4, 2, 3, dtype=torch.float64)
     assert torch.allclose(ours.to_torch()(x)[0], ours(x)[0], rtol=0, atol=1e-15)  # values below 1: a few ULPs
     again = Recurrent.from_torch(ours.to_torch())
     assert all((again.state_dict()[name] == value).all() for name, value in ours.state_dict().items())
 
 
+@pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("cell", CELLS)
-def test_autograd_agrees_with_finite_differences(cell: str, backend: str) -> None:
-    case = random_layers(cell, Sizes(T=3, B=2, I=2, H=3, L=2))
+def test_autograd_agrees_with_finite_differences(cell: str, directions: int, backend: str) -> None:
+    case = random_layers(cell, Sizes(T=3, B=2, I=2, H=2, L=2, D=directions), ragged=directions == 2)
+    lengths = torch.tensor(case.inputs["lengths"]) if directions == 2 else None
     assert isinstance(case.network, RecurrentTwin)
     module = module_of(case.network, case, case.sizes.I, backend).double()
 
     def run(x: torch.Tensor, *rest: torch.Tensor) -> tuple[torch.Tensor, ...]:
         state, parameters = rest[: len(initial)], dict(zip(names, rest[len(initial) :], strict=True))
-        output, final = torch.func.functional_call(module, parameters, (x, state))
+        output, final = torch.func.functional_call(module, parameters, (x, state, lengths))
         return output, *final
 
     names = [name for name, _ in module.named_parameters()]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from models.cells import CELLS
-from models.recurrent import TORCH_LAYERS, Recurrent
+from models.recurrent import TORCH_LAYERS, Dropout, Recurrent
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -45,8 +45,29 @@ def test_relu_layers_convert_and_others_say_why_not() -> None:
     assert Recurrent.from_torch(relu.to_torch()).cells[0].activation is torch.relu
     with pytest.raises(ValueError, match="these activations cannot be converted"):
         Recurrent("lstm", 3, 5, activation="hard_tanh").to_torch()
-    with pytest.raises(ValueError, match="bidirectional=True cannot be converted"):
-        Recurrent.from_torch(nn.LSTM(3, 5, bidirectional=True))
+    with pytest.raises(ValueError, match="proj_size=2 cannot be converted"):
+        Recurrent.from_torch(nn.LSTM(3, 5, proj_size=2))
+    with pytest.raises(ValueError, match="dropout per window cannot be converted"):
+        Recurrent("lstm", 3, 5, 2, dropout=0.5, dropout_per="window").to_torch()
+    theirs = Recurrent("lstm", 3, 5, 2, dropout=0.5, bidirectional=True).to_torch()
+    assert theirs.dropout == 0.5 and Recurrent.from_torch(theirs).dropout.p == 0.5
+
+
+@pytest.mark.parametrize("per", ["step", "window"])
+def test_dropout_drops_a_share_and_keeps_the_mean(per: str) -> None:
+    dropout, x = Dropout(0.3, per), torch.ones(50, 40, 30)
+    y = dropout(x)
+    kept = y > 0
+    assert torch.equal(y[kept], torch.full_like(y[kept], 1 / 0.7))
+    assert (kept == kept[:1]).all() == (per == "window")
+    # 1,200 draws a window, 60,000 in all: three standard deviations of the share are 0.04 and 0.006
+    assert abs(kept.float().mean() - 0.7) < (0.04 if per == "window" else 0.006)
+    assert torch.equal(dropout.eval()(x), x)
+    for wrong in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="it must be at least 0 and less than 1"):
+            Dropout(wrong)
+    with pytest.raises(ValueError, match="choose one of step, window"):
+        Dropout(0.5, "epoch")
 
 
 @pytest.mark.parametrize("cell", TORCH_LAYERS)
