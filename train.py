@@ -40,11 +40,11 @@ class TrainingRun(LightningCLI):
         self.throughput, self.teller = Throughput(), self.task.teller(folder)
         self.best = ModelCheckpoint(folder / "checkpoints", "best", monitor="val_loss", enable_version_counter=False)
         progress = [] if self.config.trainer.enable_progress_bar is False else [Progress()]
-        callbacks = [*(self.config_init.trainer.callbacks or []), self.throughput, self.teller, *self.task.more(folder)]
+        callbacks = [*(self.config_init.trainer.callbacks or []), ValidateAtTheEnd(), self.throughput, self.teller]
         if self.config.trainer.enable_checkpointing is not False:
             callbacks += [self.best, LastCheckpoint(folder / "checkpoints" / "last.ckpt")]
         kwargs["logger"] = [csv, TensorBoardLogger(csv.save_dir, csv.name, csv.version)]
-        return super().instantiate_trainer(callbacks=[*callbacks, ValidateAtTheEnd(), *progress], **kwargs)
+        return super().instantiate_trainer(callbacks=[*callbacks, *self.task.more(folder), *progress], **kwargs)
 
 
 def main() -> None:

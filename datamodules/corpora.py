@@ -80,7 +80,7 @@ def decode_text(content: bytes, encoding: str, name: str) -> str:
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{name}: byte {error.start} is not {encoding}; name its encoding with --data.encoding, "
-            "or read it as it is with --data.level byte"
+            "or read a text as it is with --data.level byte"
         ) from None
     except LookupError:
         raise ValueError(

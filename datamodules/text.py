@@ -108,6 +108,8 @@ class TextDataModule(pl.LightningDataModule):
         """Raises ValueError where the text is too short, or not in the symbols of the checkpoint to go on from."""
         self.train_streams, self.val_streams  # noqa: B018
         if checkpoint is not None:
+            if type(self).__name__ not in checkpoint:
+                raise ValueError("the checkpoint is a classifier's: give --ckpt_path a run of this config")
             self.load_state_dict(checkpoint[type(self).__name__])
 
     def __str__(self) -> str:
