@@ -164,9 +164,11 @@ class LanguageModel(Trained):
         self.log("val_bpc", nats / math.log(2), prog_bar=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         checkpoint["recurrent_state"] = as_lists(self.state)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         self.state = checkpoint["recurrent_state"]
 
 

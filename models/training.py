@@ -1,11 +1,12 @@
 """How Lightning trains the models of this project: optimizers and schedules that torch has, chosen by name."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from models.recurrent import Recurrent
@@ -37,6 +38,7 @@ class Trained(pl.LightningModule):
     """
 
     recurrent: Recurrent
+    random_states: Sequence[Tensor] = ()  # to go on with
 
     def __init__(
         self,
@@ -68,6 +70,19 @@ class Trained(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         torch.set_float32_matmul_precision(self.hparams["matmul_precision"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["random_states"] = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.random_states = checkpoint["random_states"]
+
+    def on_train_start(self) -> None:
+        """A run that is resumed drops what one that was never stopped would drop."""
+        if self.random_states:
+            torch.set_rng_state(self.random_states[0].cpu())
+            for device, state in enumerate(self.random_states[1 : 1 + torch.cuda.device_count()]):
+                torch.cuda.set_rng_state(state.cpu(), device)
 
     def logs_now(self) -> bool:
         """Whether the loggers will write what is logged before this update; computing it at others would be in vain."""

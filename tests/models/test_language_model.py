@@ -97,13 +97,19 @@ def test_padding_beyond_the_held_out_part_counts_for_nothing(data: TextDataModul
         assert trainer.callback_metrics["val_loss"].item() == pytest.approx(nats / (len(ids) - 1), rel=1e-5)
 
 
-@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_a_run_resumed_in_mid_epoch_goes_on_with_the_same_bits(data: TextDataModule, tmp_path: Path, cell: str) -> None:
-    whole, model = Losses(), model_for(data, cell=cell, schedule="cosine")
+@pytest.mark.parametrize(
+    "options",
+    [{"cell": "rnn"}, {"cell": "gru"}, {"cell": "lstm", "attention_span": 12, "dropout": 0.2, "num_layers": 2}],
+    ids=str,
+)
+def test_a_run_resumed_in_mid_epoch_goes_on_with_the_same_bits(
+    data: TextDataModule, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    whole, model = Losses(), model_for(data, schedule="cosine", **options)
     trainer_with(whole, LastCheckpoint(tmp_path / "last.ckpt", every_n_updates=95), max_epochs=2).fit(model, data)
     late, stopped, resumed = tmp_path / "stopped.ckpt", Losses(), Losses()
     trainer_with(stopped, LastCheckpoint(late, 70), max_epochs=2).fit(
-        model_for(data, cell=cell, schedule="cosine"), data
+        model_for(data, schedule="cosine", **options), data
     )
 
     class Stop(pl.Callback):
@@ -112,8 +118,8 @@ def test_a_run_resumed_in_mid_epoch_goes_on_with_the_same_bits(data: TextDataMod
 
     fresh = TextDataModule(data.hparams["path"], batch_size=3, window=8, val_streams=2)
     interrupted = LastCheckpoint(late, 1000)
-    trainer_with(Stop(), interrupted, max_epochs=2).fit(model_for(data, cell=cell, schedule="cosine"), fresh)
-    again = model_for(data, cell=cell, schedule="cosine")
+    trainer_with(Stop(), interrupted, max_epochs=2).fit(model_for(data, schedule="cosine", **options), fresh)
+    again = model_for(data, schedule="cosine", **options)
     fresh = TextDataModule(data.hparams["path"], batch_size=3, window=8, val_streams=2)
     trainer_with(resumed, max_epochs=2).fit(again, fresh, ckpt_path=late, weights_only=True)
     assert len(whole.losses) > 100 and resumed.losses == whole.losses[80:]
@@ -173,9 +179,45 @@ def test_the_forget_bias_is_added_once_to_the_forget_gate() -> None:
         ({"learning_rate": -1.0}, "--model.learning_rate is -1.0"),
         ({"learning_rate": math.nan}, "--model.learning_rate is nan"),
         ({"decay_rate": 0.0}, "--model.decay_rate is 0.0"),
+        ({"bidirectional": True}, "--model.bidirectional: a layer that reads backwards has seen the symbol"),
+        ({"tied": True, "embedding_size": 3}, "--model.tied needs .* --model.embedding_size 256"),
+        ({"attention_span": -1}, "--model.attention_span is -1"),
+        ({"dropout": 1.0}, "dropout is 1.0: it must be at least 0 and less than 1"),
         ({"cell": "elman"}, "'elman' does not exist: choose one of rnn, gru, lstm"),
     ],
 )
 def test_each_mistake_is_named_with_the_way_out(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LanguageModel(5, **options)
+
+
+@pytest.mark.parametrize("span", [1, 4, 100])
+def test_attention_reads_windows_as_it_would_read_the_whole(span: int) -> None:
+    """By steps, by windows, in one piece: what is remembered is what a step looks back at."""
+    model, tokens = LanguageModel(7, "gru", 3, 4, attention_span=span).double(), torch.randint(0, 7, (12, 2))
+    whole, last = model(tokens)
+    for size in (1, 5):
+        state, pieces = None, []
+        for window in tokens.split(size):
+            logits, state = model(window, state)
+            pieces.append(logits)
+        # values near 1; a matrix product of another shape may be summed in another order: a few ULPs of 1.1e-16
+        assert torch.allclose(torch.cat(pieces), whole, rtol=0, atol=1e-14)
+        assert state.memory.shape == last.memory.shape == (min(span - 1, 12), 2, 4)
+
+
+def test_tied_weights_are_one_parameter() -> None:
+    model = LanguageModel(7, "rnn", 4, 4, tied=True)
+    assert model.head.weight is model.embedding.weight
+    assert "head.weight" not in dict(model.named_parameters())
+
+
+def test_dropout_acts_in_training_alone_and_on_every_layers_output() -> None:
+    model, tokens = LanguageModel(7, "gru", 3, 4, 2, dropout=0.5), torch.randint(0, 7, (6, 2))
+    masks: list[torch.Tensor] = []
+    draw = model.recurrent.dropout.mask
+    model.recurrent.dropout.mask = lambda x: masks.append(draw(x)) or masks[-1]
+    assert not torch.equal(model(tokens)[0], model(tokens)[0])
+    assert [mask.shape for mask in masks] == [(6, 2, 4)] * 4
+    model.eval()
+    assert torch.equal(model(tokens)[0], model(tokens)[0]) and len(masks) == 4
