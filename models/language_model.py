@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from models.attention import CausalAttention
@@ -45,6 +46,8 @@ class LanguageModel(Trained):
         tied: whether W is the embedding (Press and Wolf, 2017), so that E must be H.
         dropout: of each layer's output, while training.
         dropout_per: as in `models.recurrent.Dropout`.
+        weight_dropout: of W_hh, while training, drawn once a window (Merity et al., *Regularizing and optimizing LSTM
+            language models*, 2018): what a small text needs against a large layer.
         attention_span: how many states a step looks back at, its own among them; 0 for no attention.
         bidirectional: refused, as a layer that reads the text backwards has seen the symbol that is to be predicted.
         loss: the cross entropy of every step, or of each window's last step alone. Held-out text counts at every step.
@@ -75,6 +78,7 @@ class LanguageModel(Trained):
         tied: bool = False,
         dropout: float = 0.0,
         dropout_per: Literal["step", "window"] = "step",
+        weight_dropout: float = 0.0,
         attention_span: int = 0,
         bidirectional: bool = False,
         loss: Literal["every", "last"] = "every",
@@ -93,6 +97,8 @@ class LanguageModel(Trained):
             raise ValueError(
                 f"--model.tied needs an embedding as wide as the hidden state: --model.embedding_size {hidden_size}"
             )
+        if not 0 <= weight_dropout < 1:
+            raise ValueError(f"--model.weight_dropout is {weight_dropout}: it must be at least 0 and less than 1")
         if attention_span < 0:
             raise ValueError(f"--model.attention_span is {attention_span}: it must be 0 or more")
         self.embedding = nn.Embedding(vocab_size, embedding_size) if embedding_size else None
@@ -134,7 +140,8 @@ class LanguageModel(Trained):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         tokens, fresh = batch
-        logits, state = self(tokens[:-1], None if fresh else self.state)
+        given = tokens[:-1], None if fresh else self.state
+        logits, state = functional_call(self, self.dropped_weights(), given)
         self.state = detach(state)
         targets = tokens[1:]
         if self.hparams["loss"] == "last":
@@ -145,6 +152,11 @@ class LanguageModel(Trained):
             self.log("train_bpc", loss.detach() / math.log(2), prog_bar=True)
             self.log_learning_rate()
         return loss
+
+    def dropped_weights(self) -> dict[str, Tensor]:
+        """What stands for each W_hh in this window."""
+        rate, parameters = self.hparams["weight_dropout"], self.recurrent.named_parameters(prefix="recurrent")
+        return {name: F.dropout(p, rate) for name, p in parameters if rate and name.endswith("weight_hh")}
 
     def on_validation_epoch_start(self) -> None:
         self.val_nats = self.val_symbols = 0.0

@@ -182,6 +182,7 @@ def test_the_forget_bias_is_added_once_to_the_forget_gate() -> None:
         ({"bidirectional": True}, "--model.bidirectional: a layer that reads backwards has seen the symbol"),
         ({"tied": True, "embedding_size": 3}, "--model.tied needs .* --model.embedding_size 256"),
         ({"attention_span": -1}, "--model.attention_span is -1"),
+        ({"weight_dropout": 1.0}, "--model.weight_dropout is 1.0"),
         ({"dropout": 1.0}, "dropout is 1.0: it must be at least 0 and less than 1"),
         ({"cell": "elman"}, "'elman' does not exist: choose one of rnn, gru, lstm"),
     ],
@@ -221,3 +222,28 @@ def test_dropout_acts_in_training_alone_and_on_every_layers_output() -> None:
     assert [mask.shape for mask in masks] == [(6, 2, 4)] * 4
     model.eval()
     assert torch.equal(model(tokens)[0], model(tokens)[0]) and len(masks) == 4
+
+
+def test_weights_are_dropped_once_a_window_in_training_alone(data: TextDataModule) -> None:
+    """The gradient of a dropped weight is 0, of a kept one that of the larger weight, times what made it larger."""
+    model = model_for(data, weight_dropout=0.5, num_layers=2)
+    tokens, _ = data.train_streams.at(0)
+    torch.manual_seed(3)
+    dropped = model.dropped_weights()
+    assert list(dropped) == ["recurrent.cells.0.weight_hh", "recurrent.cells.1.weight_hh"]
+    masks = {name: value / model.get_parameter(name) for name, value in dropped.items()}
+    torch.manual_seed(3)
+    model.logs_now = lambda: False
+    model.training_step((tokens, True), 0).backward()
+    plain = model_for(data, num_layers=2)
+    plain.load_state_dict(model.state_dict() | {name: value.detach() for name, value in dropped.items()})
+    plain.logs_now = lambda: False
+    plain.training_step((tokens, True), 0).backward()
+    for name, mask in masks.items():
+        share = (mask == 0).float().mean()
+        assert 0.3 < share < 0.7
+        torch.testing.assert_close(model.get_parameter(name).grad, plain.get_parameter(name).grad * mask)
+    model.eval()
+    before = model.get_parameter("recurrent.cells.0.weight_hh").clone()
+    assert torch.equal(model(tokens)[0], model(tokens)[0])
+    assert torch.equal(model.get_parameter("recurrent.cells.0.weight_hh"), before)
