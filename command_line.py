@@ -8,16 +8,27 @@ from contextlib import contextmanager
 
 from jsonargparse import ArgumentError
 
+from models.sampling import harmless
+
 
 @contextmanager
 def mistakes_in_one_line(script: str, *more: type[Exception]) -> Iterator[None]:
     """Around everything that reads the user's input, and nothing else: errors of our own keep their traceback."""
-    mistakes: tuple[type[Exception], ...] = (ArgumentError, OSError, ValueError, *more)
+    with in_one_line(script, 2, ArgumentError, OSError, ValueError, *more):
+        yield
+
+
+@contextmanager
+def in_one_line(script: str, exit_code: int, *kinds: type[Exception]) -> Iterator[None]:
+    """An error of these kinds, and its notes, on a line of its own."""
     try:
         yield
-    except mistakes as error:
-        print(f"{script}: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
+    except kinds as error:
+        text = " ".join([str(error), *getattr(error, "__notes__", [])])
+        print(f"{script}: {harmless(' '.join(text.split()))}", file=sys.stderr)
+        raise SystemExit(exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 def quiet() -> None:
@@ -28,5 +39,7 @@ def quiet() -> None:
         ".*LeafSpec.* is deprecated",
         ".*does not have many workers",
         ".*smaller than the logging interval",
+        ".*exists and is not empty",  # the folder of a run that goes on
+        "LightningCLI's args parameter",
     ):
         warnings.filterwarnings("ignore", message)

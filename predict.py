@@ -136,16 +136,17 @@ def classified(options: Any) -> Iterable[str]:
     encoded = [encoder.encode(text, f"text {number}") for number, text in enumerate(options.texts, 1)]
     with torch.inference_mode():
         logits, weights = model(*batch_of(encoded, [0] * len(encoded))[:2])
-    width = max(map(len, encoder.labels)) + 2
+    labels = [harmless(label) for label in encoder.labels]
+    width = max(map(len, labels)) + 2
     verdicts = []
     for text, p, w in zip(options.texts, logits.softmax(dim=-1), weights.T, strict=True):
         looks = list(zip(encoder.pieces(text), w.tolist(), strict=False))  # what is beyond its length has no weight
-        most = sorted(looks, key=lambda look: -look[1])[:LOOKS]
-        shares = ", ".join(f"{label} {share:.1%}" for label, share in zip(encoder.labels, p.tolist(), strict=True))
+        most = [look for look in sorted(looks, key=lambda look: -look[1])[:LOOKS] if look[1] >= 0.01]
+        shares = ", ".join(f"{label} {share:.1%}" for label, share in zip(labels, p.tolist(), strict=True))
         verdicts += [
-            f"{encoder.labels[int(p.argmax())]:{width}}{in_bold(text, looks) if sys.stdout.isatty() else text}",
+            f"{labels[int(p.argmax())]:{width}}{in_bold(text, looks) if sys.stdout.isatty() else text}",
             f"{'':{width}}{shares}",
-            f"{'':{width}}looked at {', '.join(f'{piece} {weight:.0%}' for piece, weight in most if weight >= 0.01)}",
+            f"{'':{width}}looked at {', '.join(f'{harmless(piece)} {weight:.0%}' for piece, weight in most)}",
         ]
     return ["\n".join(verdicts)]
 
@@ -156,9 +157,9 @@ def in_bold(text: str, looks: list[tuple[str, float]]) -> str:
     for piece, weight in looks:
         begin = text.index(piece, end)
         bold = weight > 1 / len(looks)
-        marked += text[end:begin] + (f"\033[1m{piece}\033[0m" if bold else piece)
+        marked += harmless(text[end:begin]) + (f"\033[1m{harmless(piece)}\033[0m" if bold else harmless(piece))
         end = begin + len(piece)
-    return marked + text[end:]
+    return marked + harmless(text[end:])
 
 
 COMMANDS = {"generate": written, "score": scored, "suggest": suggested, "classify": classified}

@@ -11,6 +11,7 @@ from pytorch_lightning import LightningDataModule
 from datamodules.labelled import LabelledDataModule
 from datamodules.text import TextDataModule
 from models.callbacks import Samples, SuggestionAccuracy, Teller, Verdicts
+from models.checkpoints import carried_config, read_checkpoint
 from models.classifier import Classifier
 from models.language_model import LanguageModel
 from models.training import Trained
@@ -38,23 +39,41 @@ TASKS = {
 }
 
 
+def completed(arguments: list[str]) -> list[str]:
+    """With the config that the checkpoint of --ckpt_path carries, if no --config is given.
+
+    Raises ValueError where there is neither, nor a question of what could be given.
+    """
+    known = read(arguments)
+    if known.config or any(argument.startswith(("-h", "--help", "--print_config")) for argument in arguments):
+        return arguments
+    if known.ckpt_path is None:
+        raise ValueError("there is nothing to train: give --config configs/lstm.yaml, or another of configs/")
+    return ["--config", carried_config(read_checkpoint(known.ckpt_path)), *arguments]
+
+
 def chosen(arguments: list[str]) -> str:
     """That of --task, or of the last --config that has one, or "write". What else is asked for is not looked at."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", action="append", default=[])
-    parser.add_argument("--task")
-    known, _ = parser.parse_known_args(arguments)
-    in_files = [task_of(Path(file)) for file in known.config]
-    named = [task for task in (*in_files, known.task) if task is not None]
+    known = read(arguments)
+    in_configs = [task_of(config) for config in known.config]
+    named = [task for task in (*in_configs, known.task) if task is not None]
     if named and named[-1] not in TASKS:
         raise ValueError(f"there is no task {named[-1]!r}: choose one of {', '.join(TASKS)}")
     return named[-1] if named else "write"
 
 
-def task_of(file: Path) -> Any:
-    """Raises nothing: who reads the whole file says what is wrong with it."""
+def read(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-c", "--config", action="append", default=[])
+    for name in ("--task", "--ckpt_path"):
+        parser.add_argument(name)
+    return parser.parse_known_args(arguments)[0]
+
+
+def task_of(config: str) -> Any:
+    """Of a file, or of what a checkpoint carries. Raises nothing: who reads the whole says what is wrong with it."""
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.safe_load(config if "\n" in config else Path(config).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return None
     return content.get("task") if isinstance(content, dict) else None

@@ -1,10 +1,22 @@
 """Text that is already there, by name, and text from any file."""
 
 import ast
+import codecs
+import io
+import os
 import sysconfig
 import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Literal
+
+Corpus = Literal[
+    "python-stdlib", "python-docstrings", "memorise",
+    "tinyshakespeare", "enwik8", "text8", "ptb", "wikitext-2", "wikitext-103",
+]  # fmt: skip
 
 NOT_SOURCE = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 MEMORISE = """\
@@ -18,6 +30,12 @@ cut, the loss still falls, yet the gradient is wrong. Judge by exact sums, not b
 Here are 559 symbols of 44 kinds, for a net of 100 units. A pass has 23 windows. If it errs nowhere, the text is \
 in the weights.
 """
+
+
+def cache_folder() -> Path:
+    """For what is made or downloaded once: $UNROLLED_CACHE, or unrolled in the user's cache folder."""
+    own, users = os.environ.get("UNROLLED_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(own) if own else Path(users or Path.home() / ".cache") / "unrolled"
 
 
 def standard_library() -> list[bytes]:
@@ -57,17 +75,26 @@ CORPORA = {"python-stdlib": python_stdlib, "python-docstrings": python_docstring
 
 def read_file(path: str) -> bytes:
     """Raises FileNotFoundError, IsADirectoryError or PermissionError, each with what to do, and ValueError if empty."""
-    try:
+    with explained(path):
         content = Path(path).read_bytes()
+    if not content:
+        raise ValueError(f"{path}: is empty; there is nothing to learn from")
+    return content
+
+
+@contextmanager
+def explained(path: str) -> Iterator[None]:
+    """Around reading a file: its errors, each with what to do."""
+    try:
+        yield
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file; give a text file with --data.path") from None
     except IsADirectoryError:
         raise IsADirectoryError(f"{path}: is a folder; give one text file with --data.path") from None
     except PermissionError:
         raise PermissionError(f"{path}: may not be read; change its permissions") from None
-    if not content:
-        raise ValueError(f"{path}: is empty; there is nothing to learn from")
-    return content
+    except OSError as error:
+        raise OSError(f"{path}: cannot be read ({error.strerror or error}); copy it, or give another file") from None
 
 
 def decode_text(content: bytes, encoding: str, name: str) -> str:
@@ -75,15 +102,36 @@ def decode_text(content: bytes, encoding: str, name: str) -> str:
 
     Raises ValueError at the first byte that the encoding does not allow, and for an encoding that does not exist.
     """
+    return "".join(decoded([content], encoding, name))
+
+
+def decoded(content: Iterable[bytes], encoding: str, name: str) -> Iterator[str]:
+    """The same, of a content in chunks."""
+    decoder = io.IncrementalNewlineDecoder(decoder_of(encoding), translate=True)
+    read, begun = 0, False
     try:
-        text = content.decode(encoding)
+        for chunk in chain(content, [b""]):
+            read += len(chunk)
+            text = decoder.decode(chunk, final=not chunk)
+            if text and not begun:
+                text, begun = text.removeprefix("\ufeff"), True
+            if text:
+                yield text
     except UnicodeDecodeError as error:
+        place = read - len(error.object) + error.start
         raise ValueError(
-            f"{name}: byte {error.start} is not {encoding}; name its encoding with --data.encoding, "
+            f"{name}: byte {place} is not {encoding}; name its encoding with --data.encoding, "
             "or read a text as it is with --data.level byte"
         ) from None
+    except UnicodeError as error:
+        raise ValueError(f"{name}: is not {encoding} ({error}); name its encoding with --data.encoding") from None
+
+
+def decoder_of(encoding: str) -> codecs.IncrementalDecoder:
+    try:
+        b" ".decode(encoding, "replace")  # there are codecs of other things than text
+        return codecs.getincrementaldecoder(encoding)()
     except LookupError:
         raise ValueError(
             f"there is no encoding {encoding!r}; --data.encoding takes names such as utf-8 or latin-1"
         ) from None
-    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")

@@ -16,6 +16,7 @@ from datamodules.tables import Example, read_table
 # A word, its negation and its contraction are three: "isn't" is "is", "n't"; every other sign stands alone.
 WORD = re.compile(r"n['’]t\b|['’](?:s|re|ve|ll|d|m)\b|\w+?(?=n['’]t\b)|\w+|[^\w\s]", re.IGNORECASE)
 POOL = 50  # batches whose sentences are sorted together
+NO_LABEL = -100  # marks a text that is read and not learned from
 
 
 class Sentences(NamedTuple):
@@ -96,11 +97,14 @@ class Batches:
     For training, each epoch has an order of its own, drawn from its number; sentences are sorted by length within pools
     of `POOL` batches, and each iteration goes on where the last one stopped. With `whole=True`, all are sorted by
     length, and each iteration starts at the beginning.
+
+    Attributes: `rank` and `processes`, of those that share each batch out among them.
     """
 
     def __init__(self, examples: list[tuple[Tensor, int]], batch_size: int, whole: bool = False) -> None:
         self.examples, self.batch_size, self.whole = examples, batch_size, whole
         self.position = 0  # batches since training began
+        self.rank, self.processes = 0, 1
         self._order: tuple[int, list[list[int]]] = (-1, [])  # of an epoch
 
     def __len__(self) -> int:
@@ -119,7 +123,11 @@ class Batches:
         epoch, place = divmod(position, len(self))
         if self._order[0] != epoch:
             self._order = epoch, self.order(epoch)
-        texts, labels = zip(*(self.examples[number] for number in self._order[1][place]), strict=True)
+        batch = self._order[1][place]
+        mine = batch[self.rank :: self.processes]
+        if not mine:  # fewer texts than processes: this one reads along
+            return batch_of([self.examples[batch[0]][0]], [NO_LABEL])
+        texts, labels = zip(*(self.examples[number] for number in mine), strict=True)
         return batch_of(list(texts), list(labels))
 
     def order(self, epoch: int) -> list[list[int]]:
@@ -156,7 +164,7 @@ class LabelledDataModule(pl.LightningDataModule):
         level: what one step is: a word, or a character.
         lower_case: read upper case as lower case.
         min_count: a word that the training part has less often than this is an unknown one.
-        batch_size: B, sentences read side by side, of similar length.
+        batch_size: B, sentences read side by side, of similar length, by all processes together.
         val_fraction: the part that is held out where no table is.
         balanced: count every class the same in the loss, a sentence by N / (C · sentences of its class); else every
             sentence the same.
@@ -251,8 +259,9 @@ class LabelledDataModule(pl.LightningDataModule):
         path = self.hparams["test_path"]
         return Batches(self._encoded(self._table(path)), self.hparams["batch_size"], whole=True) if path else None
 
-    def check(self, checkpoint: dict[str, Any] | None) -> None:
-        """Raises ValueError where a table cannot be used, or is not in the words of the checkpoint to go on from."""
+    def check(self, checkpoint: dict[str, Any] | None, processes: int = 1) -> None:
+        """Raises ValueError where a table cannot be used, or is not in the words of the checkpoint to go on from. Any
+        number of processes can share texts out."""
         self.train_batches, self.val_batches, self.test_batches  # noqa: B018
         if checkpoint is not None:
             if type(self).__name__ not in checkpoint:
@@ -267,6 +276,8 @@ class LabelledDataModule(pl.LightningDataModule):
         )
 
     def train_dataloader(self) -> Batches:
+        if self.trainer:
+            self.train_batches.rank, self.train_batches.processes = self.trainer.global_rank, self.trainer.world_size
         return self.train_batches
 
     def val_dataloader(self) -> Batches:

@@ -1,5 +1,6 @@
 """A long text cut into contiguous streams, read side by side, window after window."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -33,6 +34,9 @@ class Streams:
     is a target exactly once: the last streams may be padded.
 
     Raises ValueError where the sequence is too short for a single window.
+
+    Attributes: `starts`, of the streams in the sequence. Positions are counted in windows, so that they are those of
+    every process which reads a shard.
     """
 
     def __init__(self, ids: Ids, batch_size: int, window: int, whole: bool = False) -> None:
@@ -48,6 +52,27 @@ class Streams:
         self.stream_length = -(-targets // batch_size) if whole else targets // batch_size
         self.starts = np.arange(batch_size) * self.stream_length  # (B,)
         self.position = 0
+
+    def shard(self, rank: int, processes: int) -> "Streams":
+        """The streams that one of several processes reads, of the same cut: side by side, in the order of their ranks,
+        they are all of them. What is read whole, where its streams cannot be shared out evenly, each reads by itself.
+
+        Raises ValueError where streams to train on cannot be shared out evenly.
+        """
+        if processes == 1:
+            return self
+        batch_size = len(self.starts)
+        if batch_size % processes and not self.whole:
+            fitting = max(batch_size // processes, 1) * processes
+            raise ValueError(
+                f"--data.batch_size is {batch_size}, which {processes} processes cannot share evenly: "
+                f"--data.batch_size {fitting} would do"
+            )
+        shared = copy.copy(self)
+        if batch_size % processes == 0:
+            size = batch_size // processes
+            shared.starts = self.starts[rank * size : (rank + 1) * size]
+        return shared
 
     def __len__(self) -> int:
         """Windows in one pass."""

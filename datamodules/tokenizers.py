@@ -6,6 +6,7 @@ and is published as perplexity, exp(nats per word). What the vocabulary lacks co
 
 import codecs
 import os
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, Protocol
 
@@ -21,9 +22,10 @@ UnknownSymbols = Literal["refuse", "skip", "replace"]
 Level = Literal["character", "byte", "word", "bpe"]
 
 # Nothing is lost: a word or a run of signs takes the one space before it along, other white space stays by itself. No
-# piece goes on after a newline, so that a text may be split in parts that end with one.
+# piece goes on after a newline, nor before the first of some spaces, so that a text may be split there.
 LETTERS = r"[\p{L}\p{M}]+"
 PIECES = rf" ?{LETTERS}(?:['’]{LETTERS})*| ?\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+| +(?!\S)|\s"
+BETWEEN_PIECES = re.compile(r"(?<=\n)|(?<! )(?= )")
 
 
 class Tokenizer(Protocol):
@@ -54,15 +56,15 @@ class CharacterTokenizer:
     def __init__(self, characters: str) -> None:
         self.characters = characters
         self.vocab_size = 1 + len(characters)
-        self._numbers = np.zeros(0x110000, np.uint32)  # by code point
+        self._numbers = np.zeros(0x110000, np.min_scalar_type(len(characters)))  # by code point
         self._numbers[code_points(characters)] = np.arange(1, self.vocab_size)
 
     @classmethod
-    def of(cls, training_text: str) -> "CharacterTokenizer":
-        return cls("".join(sorted(set(training_text) - {cls.UNKNOWN})))
+    def of(cls, training_text: Iterable[str]) -> "CharacterTokenizer":
+        return cls("".join(sorted({character for part in training_text for character in part} - {cls.UNKNOWN})))
 
     def encode(self, text: str, unknown: UnknownSymbols = "refuse") -> Ids:
-        ids = self._numbers[code_points(text)].astype(np.min_scalar_type(self.vocab_size - 1))
+        ids = self._numbers[code_points(text)]
         if unknown == "replace":
             return ids
         if unknown == "refuse" and not ids.all():
@@ -114,7 +116,7 @@ class WordTokenizer:
         self.vocab_size = self._tokenizer.get_vocab_size()
 
     @classmethod
-    def of(cls, training_text: str, vocabulary_size: int) -> "WordTokenizer":
+    def of(cls, training_text: Iterable[str], vocabulary_size: int) -> "WordTokenizer":
         counting = hf.Tokenizer(models.WordLevel(unk_token=cls.UNKNOWN))
         counting.pre_tokenizer = pieces_of_text()
         trainer = trainers.WordLevelTrainer(
@@ -158,7 +160,7 @@ class BPETokenizer:
         self.vocab_size = self._tokenizer.get_vocab_size()
 
     @classmethod
-    def of(cls, training_text: str, vocabulary_size: int) -> "BPETokenizer":
+    def of(cls, training_text: Iterable[str], vocabulary_size: int) -> "BPETokenizer":
         tokenizer = hf.Tokenizer(models.BPE())
         as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces_of_text(), as_bytes])
@@ -181,8 +183,8 @@ class BPETokenizer:
         return {"level": "bpe", "json": self._tokenizer.to_str()}
 
 
-def make_tokenizer(level: Level, training_text: str, vocabulary_size: int) -> Tokenizer:
-    """The tokenizer of a training text; the vocabulary of characters and of bytes is as large as it is."""
+def make_tokenizer(level: Level, training_text: Iterable[str], vocabulary_size: int) -> Tokenizer:
+    """The tokenizer of a training text, or of its chunks; only at the levels word and bpe can the vocabulary be cut."""
     if level == "word":
         return WordTokenizer.of(training_text, vocabulary_size)
     if level == "bpe":
@@ -212,13 +214,22 @@ def pieces_of_text() -> Any:
     return pre_tokenizers.Split(hf.Regex(PIECES), behavior="isolated")
 
 
-def parts(text: str, length: int = 1 << 16) -> Iterator[str]:
-    """A text in parts that end with a newline, so that little of it is in work at a time."""
-    begin = 0
-    while begin < len(text):
-        end = text.find("\n", begin + length) + 1 or len(text)
-        yield text[begin:end]
-        begin = end
+def parts(text: Iterable[str], length: int = 1 << 15, at_most: int = 1 << 16) -> Iterator[str]:
+    """A text, or its chunks, in parts between which no piece would go on, so that little of it is in work at a time.
+
+    Where there is no such place, it is cut nevertheless: a word of a million letters would take hours.
+    """
+    rest = ""
+    for chunk in [text] if isinstance(text, str) else text:
+        rest, begin = rest + chunk, 0
+        while len(rest) - begin >= at_most:
+            place = BETWEEN_PIECES.search(rest, begin + length, begin + at_most)
+            end = place.start() if place else begin + at_most
+            yield rest[begin:end]
+            begin = end
+        rest = rest[begin:]
+    if rest:
+        yield rest
 
 
 def numbers(tokenizer: hf.Tokenizer, text: str) -> Ids:
@@ -245,4 +256,6 @@ BYTE_OF_SIGN = byte_of_sign()
 
 
 def code_points(text: str) -> Ids:
+    if text.isascii():
+        return np.frombuffer(text.encode("ascii"), np.uint8)
     return np.frombuffer(text.encode("utf-32-le"), np.uint32)

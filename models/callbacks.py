@@ -1,17 +1,27 @@
 """What happens beside the training: its speed, samples, suggestions, and a checkpoint to go on from."""
 
+import csv
 import logging
 import math
+import os
+import resource
+import shlex
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar, Timer
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+from pytorch_lightning.loggers.logger import rank_zero_experiment
 
-from models.checkpoints import classifier, language_model, read_checkpoint
+from models.checkpoints import classifier, language_model, put_in_place, read_checkpoint
 from models.classifier import report
+from models.guard import check_held_out
 from models.sampling import generate, harmless
 from models.suggestions import Accuracy, Suggester, accuracy
 
@@ -19,7 +29,8 @@ SAMPLE_SEED = 0
 
 
 class Throughput(pl.Callback):
-    """Logs `tokens_per_second`: symbols trained on, over the time that training took, validation left out."""
+    """Logs `tokens_per_second`: symbols trained on, by all processes, over the time that training took, validation left
+    out; and `peak_memory_mb`, 10⁶ bytes: of the GPU the most that tensors had, else of the process."""
 
     def __init__(self) -> None:
         self.tokens = 0
@@ -30,8 +41,17 @@ class Throughput(pl.Callback):
     def tokens_per_second(self) -> float:
         return self.tokens / self.seconds if self.seconds else 0.0
 
+    def on_train_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
+        self.began = time.perf_counter()  # a run that goes on in the middle of an epoch starts none
+
     def on_train_epoch_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         self.began = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"tokens": self.tokens, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.tokens, self.seconds = state_dict["tokens"], state_dict["seconds"]
 
     def on_validation_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         self.began = time.perf_counter()
@@ -41,10 +61,18 @@ class Throughput(pl.Callback):
     ) -> None:
         now = time.perf_counter()
         self.seconds += now - self.began
-        self.tokens += batch.symbols
+        self.tokens += batch.symbols * trainer.world_size
         self.began = now
         if trainer.global_step % trainer.log_every_n_steps == 0:
             pl_module.log("tokens_per_second", self.tokens_per_second, prog_bar=True)
+            pl_module.log("peak_memory_mb", peak_memory_mb(pl_module.device))
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes in what getrusage counts
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 class Teller(pl.Callback):
@@ -56,19 +84,26 @@ class Teller(pl.Callback):
     def on_train_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             parameters = sum(parameter.numel() for parameter in pl_module.parameters())
-            print(f"{trainer.datamodule}\n{parameters:,} parameters on {pl_module.device}; run in {self.folder}\n")
+            told = f"{trainer.datamodule}\n{parameters:,} parameters on {pl_module.device}; run in {self.folder}\n"
+            print(harmless(told))
 
     def on_validation_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if not trainer.sanity_checking:
+            check_held_out(pl_module, metrics["val_loss"])
         if not trainer.sanity_checking and trainer.is_global_zero:
-            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
             self.tell(f"epoch {trainer.current_epoch + 1}, update {trainer.global_step:,}", metrics, trainer, pl_module)
+
+    def conclude(self, trainer: Any, best: ModelCheckpoint, tokens_per_second: float) -> None:
+        if trainer.is_global_zero:
+            print(self.summary(trainer, best, tokens_per_second))
 
     def summary(self, trainer: Any, best: ModelCheckpoint, tokens_per_second: float) -> str:
         """The last lines of a run: where its best model is, how good it is, how fast it was trained, what it does."""
         if not best.best_model_path:
             return f"no checkpoint was kept; {tokens_per_second:,.0f} tokens/s"
         assert best.best_model_score is not None  # as a best model was kept
-        return (
+        return harmless(
             f"best checkpoint  {shortest(Path(best.best_model_path))}\n"
             f"held out         {self.loss(float(best.best_model_score))}\n"
             f"training speed   {tokens_per_second:,.0f} tokens/s\n"
@@ -146,7 +181,7 @@ class SuggestionAccuracy(pl.Callback):
         if rows:
             for logger in trainer.loggers:
                 shares = {f"suggested_top{k}_typed{row.typed}": share for row in rows for k, share in row.top.items()}
-                logger.log_metrics(shares, trainer.global_step)
+                logger.log_metrics(shares, trainer.global_step - 1)  # as what is logged of the last update
             print(f"{table(rows)}\n", flush=True)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             plot(rows, self.path)
@@ -174,28 +209,181 @@ def plot(rows: list[Accuracy], path: Path) -> None:
 
 
 class ValidateAtTheEnd(pl.Callback):
-    """Lightning validates after a stop that is asked for, as max_time does, but not at max_steps: this asks there."""
+    """Lightning validates after a stop that is asked for, as max_time does, but not at max_steps, nor in an epoch that
+    check_val_every_n_epoch leaves out: this asks there."""
+
+    def on_fit_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
+        """Who watches the time comes first."""
+        trainer.callbacks.sort(key=lambda callback: not isinstance(callback, Timer))
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step == trainer.max_steps:
             trainer.should_stop = True
+        if trainer.should_stop:
+            trainer.check_val_every_n_epoch = 1
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """best.ckpt, of the lowest `val_loss`. A run that goes on in its folder remembers how good it was; elsewhere, and
+    wherever that folder has moved, Lightning's own would forget it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "checkpoints", "best", monitor="val_loss", enable_version_counter=False)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        path = str(Path(str(self.dirpath)) / "best.ckpt")
+        if state_dict["best_model_path"] and Path(path).exists():
+            here = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
+            super().load_state_dict(state_dict | here | {"best_k_models": {path: state_dict["best_model_score"]}})
 
 
 class LastCheckpoint(pl.Callback):
-    """Writes last.ckpt every so many updates and at the last one, always between two batches: a run that resumes there
-    goes on with the next window, where one saved at the end of training would skip the rest of the epoch.
+    """Writes last.ckpt every so many updates and at the end of training; after SIGTERM or Ctrl-C, and then stops.
+
+    All but the last one are of a moment between two batches that no validation, end of an epoch or accumulation of
+    gradients parts: a run that goes on there does nothing twice and leaves nothing out. The file gets its name before
+    the next batch, when Lightning has written what was logged of the one before.
     """
 
-    def __init__(self, path: Path, every_n_updates: int = 500) -> None:
-        self.path, self.every_n_updates = path, every_n_updates
+    def __init__(self, path: Path, every_n_updates: int = 500, config: str = "") -> None:
+        if every_n_updates < 1:
+            raise ValueError(f"--save_every is {every_n_updates}: it must be at least 1")
+        self.path, self.every_n_updates, self.config = path, every_n_updates, config
+        self.beside = path.with_name(path.name + ".next")
+        self.updates = 0  # that the last one has
+        self.signal = 0  # that asks to stop
+        self.written = self.stopping = self.ended = False
+
+    def on_train_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
+        """Lightning restores the handlers of before when it ends."""
+        self.updates = trainer.global_step
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.on_signal)
+
+    def on_signal(self, number: int, frame: Any) -> None:
+        if self.signal:
+            raise SystemExit(128 + number)
+        self.signal = number
+        os.write(2, b"\nstopping after the next batch; once more to stop at once\n")  # as print may be at work
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.should_stop or trainer.is_last_batch or trainer.global_step % self.every_n_updates == 0:
-            trainer.save_checkpoint(self.path)
+        self.stopping = trainer.strategy.reduce_boolean_decision(bool(self.signal), all=False)
+        due = self.stopping or trainer.global_step >= self.updates + self.every_n_updates
+        if due and between_two_batches(trainer):
+            trainer.save_checkpoint(self.beside)
+            self.updates, self.written = trainer.global_step, True
+
+    def on_train_batch_start(self, trainer: Any, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        if not self.written:
+            return
+        self.written = False
+        if trainer.is_global_zero:
+            put_in_place(self.beside, self.path)
+        if self.stopping:
+            if trainer.is_global_zero:
+                print(f"stopped after update {self.updates:,}; to go on: {self.way_on()}", flush=True)
+            raise SystemExit(128 + (self.signal or signal.SIGTERM))
+
+    def on_train_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
+        self.ended = True
+        trainer.save_checkpoint(self.path)
+        for rest in self.path.parent.glob("*.ckpt.*"):  # of kills
+            rest.unlink(missing_ok=True)
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Where training has ended in mid-epoch, Lightning takes that for a whole epoch, and would not go on in it."""
+        checkpoint["config"] = self.config
+        if self.ended and not trainer.fit_loop.epoch_loop._num_ready_batches_reached():
+            for counts in ("total", "current"):
+                for of in ("processed", "completed"):
+                    checkpoint["loops"]["fit_loop"]["epoch_progress"][counts][of] -= 1
+
+    def on_exception(self, trainer: Any, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, FloatingPointError) and self.path.exists():
+            rate = pl_module.hparams["learning_rate"] / 2
+            exception.add_note(f"To go on from before: {self.way_on()} --model.learning_rate {rate:g}")
+
+    def way_on(self) -> str:
+        return f"python train.py --ckpt_path {shlex.quote(str(shortest(self.path)))}"
+
+
+def between_two_batches(trainer: Any) -> bool:
+    """Whether the next thing that Lightning does is to train on the next batch, for another update."""
+    loop = trainer.fit_loop.epoch_loop
+    validates = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+    return not (trainer.should_stop or trainer.is_last_batch or validates or loop._should_accumulate())
+
+
+def loggers(folder: Path, updates: int) -> list[Any]:
+    """Of a run that has made so many updates."""
+    metrics = Metrics(folder, updates)
+    return [metrics, TensorBoardLogger(metrics.save_dir, metrics.name, metrics.version, purge_step=updates)]
+
+
+class Metrics(CSVLogger):
+    """metrics.csv of a run that may go on in its folder: rows of updates that its checkpoint has stay, later ones come
+    again. There is a whole file at every moment."""
+
+    def __init__(self, folder: Path, updates: int) -> None:
+        super().__init__(folder.parent.parent, folder.parent.name, folder.name)
+        self.updates = updates
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            self._experiment = Rows(self.log_dir, self.updates)
+        return self._experiment
+
+
+class Rows(ExperimentWriter):
+    def __init__(self, folder: str, updates: int) -> None:
+        super().__init__(folder)
+        rows = self.whole_rows()
+        if rows:
+            self.metrics_keys = list(rows[0])
+            self.rewrite([row for row in rows if int(row["step"]) < updates])
+        else:
+            Path(self.metrics_file_path).unlink(missing_ok=True)
+
+    def _check_log_dir_exists(self) -> None:
+        """Lightning would delete what is there."""
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        self.rewrite(self.whole_rows())
+
+    def whole_rows(self) -> list[dict[str, str]]:
+        """Of the file: its last line may have been cut."""
+        path = Path(self.metrics_file_path)
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        return list(csv.DictReader(line for line in lines if line.endswith("\n")))
+
+    def rewrite(self, rows: list[dict[str, str]]) -> None:
+        beside = Path(self.metrics_file_path + ".part")
+        with beside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(rows)
+        beside.replace(self.metrics_file_path)
+
+
+def run_folder(root: str | None, config: Any, ckpt_path: str | None) -> Path:
+    """Where a run leaves what it leaves: <root or runs>/<the config's name>/version_N, a new one.
+
+    A run that goes on from its last.ckpt does so in its own folder, so that one command can be given again and again,
+    whatever interrupts it. From another file, as best.ckpt or a copy, or elsewhere, another run branches off.
+    """
+    given = Path(ckpt_path).absolute() if ckpt_path else None
+    own = given.parent.parent if given and given.parent.name == "checkpoints" else None
+    home = Path(root) if root else own.parent.parent if own else Path("runs")
+    name = Path(str(config)).stem if config else own.parent.name if own else given.stem if given else ""
+    if own and given and given.name == "last.ckpt" and (home / name).resolve() == own.parent.resolve():
+        return shortest(own)
+    return shortest(Path(CSVLogger(home, name=name).log_dir))
 
 
 def shortest(path: Path) -> Path:

@@ -1,11 +1,53 @@
-"""Trained models from files that cannot run code: a checkpoint is read as numbers and primitives alone."""
+"""Files that cannot run code, and are whole or not there: a checkpoint is read as numbers and primitives alone."""
 
+import os
+import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from models.classifier import Classifier
+from models.guard import check_weights
 from models.language_model import LanguageModel
+
+CARRIED = ("task", "seed_everything", "save_every", "trainer", "model", "data")
+
+
+class WholeFiles(TorchCheckpointIO):
+    """How Lightning writes and reads checkpoints: beside the one that is there, which the new one replaces when all of
+    it is on the disk. Weights that are not finite are not written."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Raises FloatingPointError for weights that are not finite, and OSError where the disk is full."""
+        check_weights(checkpoint)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(path.name + ".part")
+        try:
+            with beside.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:  # torch has an error of its own for a disk that is full
+            beside.unlink(missing_ok=True)
+            raise OSError(f"{path} could not be written, and is as it was before: {error}") from None
+        put_in_place(beside, path)
+
+    def load_checkpoint(self, *given: Any, **options: Any) -> dict[str, Any]:
+        return super().load_checkpoint(*given, **options | {"weights_only": True})
+
+
+def put_in_place(beside: Path, path: Path) -> None:
+    """Renames a file, for good: the name, too, is on the disk."""
+    beside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
@@ -14,7 +56,8 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     Raises OSError where there is no such file, and ValueError where it is not a checkpoint of this project.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of bytes that are no checkpoint
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such checkpoint; train one with train.py") from None
     except OSError:
@@ -24,6 +67,60 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
         raise ValueError(f"{path}: is not a checkpoint of train.py")
     return checkpoint
+
+
+def checkpoint_for(model: Any, data: Any, path: str | None) -> dict[str, Any]:
+    """What a run goes on from; nothing where it begins.
+
+    Raises ValueError where model or data are not those of the checkpoint, or its optimizer knows other things of them.
+    """
+    checkpoint = read_checkpoint(path) if path else None
+    data.check(checkpoint)
+    if checkpoint is None:
+        return {}
+    before, of_data = checkpoint["hyper_parameters"], checkpoint.get("datamodule_hyper_parameters", {})
+    plateau = "plateau" in (before.get("schedule"), model.hparams["schedule"])
+    check_kept("model", ["optimizer", *["schedule"] * plateau], dict(model.hparams), before)
+    check_kept("data", ["batch_size", "window"], dict(data.hparams), of_data)  # each stream has a state and a position
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError:
+        changed = [f"--model.{name} {value}" for name, value in before.items() if model.hparams.get(name) != value]
+        raise ValueError(f"the checkpoint is of another model: {', '.join(changed)}") from None
+    return checkpoint
+
+
+def check_kept(part: str, names: list[str], now: dict[str, Any], before: dict[str, Any]) -> None:
+    for name in names:
+        if name in before and now[name] != before[name]:
+            raise ValueError(f"--{part}.{name} is {now[name]}, but {before[name]} in the checkpoint: leave it so")
+
+
+def carried_config(checkpoint: dict[str, Any]) -> str:
+    """The text of the config that a checkpoint was trained with, but for where it was.
+
+    Raises ValueError where it has none, or where it names classes, whose code would run at a stranger's wish.
+    """
+    try:
+        config = yaml.safe_load(checkpoint["config"])
+    except (KeyError, AttributeError, yaml.YAMLError):
+        config = None
+    if not isinstance(config, dict) or not isinstance(config.get("trainer"), dict):
+        raise ValueError("the checkpoint carries no config: give that of its run with --config")
+    config = {name: config[name] for name in CARRIED if name in config}
+    config["trainer"].pop("default_root_dir", None)
+    if names_classes(config["trainer"]):
+        raise ValueError("the checkpoint's config names classes: if you trust them, give it with --config")
+    return str(yaml.safe_dump(config))
+
+
+def names_classes(options: Any) -> bool:
+    """Lightning's command line imports what `class_path` has, and, for a class, any string with a dot."""
+    if isinstance(options, dict):
+        return any(name == "class_path" or names_classes(value) for name, value in options.items())
+    if isinstance(options, list):
+        return any(names_classes(value) for value in options)
+    return isinstance(options, str) and "." in options
 
 
 def language_model(checkpoint: dict[str, Any]) -> LanguageModel:
@@ -41,6 +138,10 @@ def classifier(checkpoint: dict[str, Any]) -> Classifier:
 
 
 def loaded(kind: type[Any], checkpoint: dict[str, Any]) -> Any:
-    model = kind(**{name: value for name, value in checkpoint["hyper_parameters"].items() if not name.startswith("_")})
-    model.load_state_dict(checkpoint["state_dict"])
+    options = {name: value for name, value in checkpoint["hyper_parameters"].items() if not name.startswith("_")}
+    try:
+        model = kind(**options)
+        model.load_state_dict(checkpoint["state_dict"])
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"the checkpoint's weights are not those of its model: {error}") from None
     return model.eval()

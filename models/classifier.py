@@ -12,6 +12,7 @@ from models.recurrent import Dropout, Recurrent
 from models.training import Trained
 
 UNKNOWN = 0  # the symbol of what the training part does not have
+NO_LABEL = -100  # marks a text that is read and not learned from
 
 
 class Classifier(Trained):
@@ -98,12 +99,22 @@ class Classifier(Trained):
                 torch.rand(tokens.shape, device=tokens.device) < self.hparams["word_dropout"], UNKNOWN
             )
         logits, _ = self(tokens, lengths)
-        smoothing = self.hparams["label_smoothing"]
-        loss = F.cross_entropy(logits, labels, weight=self.class_weights, label_smoothing=smoothing)
+        loss = self.mean_loss(logits, labels)
         if self.logs_now():
-            self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(labels))
+            self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(labels), sync_dist=True)
             self.log_learning_rate()
         return loss
+
+    def mean_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Over the batch. Of several processes each has a part of it; the mean of what they return is the whole's."""
+        options: dict[str, Any] = {"weight": self.class_weights, "label_smoothing": self.hparams["label_smoothing"]}
+        processes = self.trainer.world_size
+        if processes == 1:
+            return F.cross_entropy(logits, labels, **options)
+        known = labels[labels != NO_LABEL]
+        weight = len(known) if self.class_weights is None else self.class_weights[known].sum().item()
+        (weight_of_all,) = self.summed(weight)
+        return F.cross_entropy(logits, labels, reduction="sum", **options) * processes / weight_of_all
 
     def on_validation_epoch_start(self) -> None:
         self.held_out = Tally(self.hparams["num_classes"])
@@ -113,9 +124,10 @@ class Classifier(Trained):
         self.held_out.add(self(tokens, lengths)[0], labels)
 
     def on_validation_epoch_end(self) -> None:
-        self.log("val_loss", self.held_out.loss, prog_bar=True)
-        self.log("val_accuracy", self.held_out.accuracy, prog_bar=True)
-        self.log("val_f1", self.held_out.f1)
+        """Of several processes, each reads all of it."""
+        self.log("val_loss", self.held_out.loss, prog_bar=True, sync_dist=True)
+        self.log("val_accuracy", self.held_out.accuracy, prog_bar=True, sync_dist=True)
+        self.log("val_f1", self.held_out.f1, sync_dist=True)
 
 
 class Tally:

@@ -258,7 +258,7 @@ RECURRENCES: dict[type[Cell], Any] = {RNNCell: RNNRecurrence, GRUCell: GRURecurr
 
 
 def unroll(cell: Cell, x_parts: Tensor, state: Any, real: Tensor | None = None) -> tuple[Tensor, Any]:
-    """As `models.recurrent.unroll`."""
+    """As `models.recurrent.unroll`, with every h in one tensor (T, B, H)."""
     recurrence, functions = RECURRENCES[type(cell)], (cell.gate_activation, cell.activation)
     try:
         output, *final = recurrence.apply(*functions, real, x_parts, cell.weight_hh, cell.bias_hh, *state)

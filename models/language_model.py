@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 from models.attention import CausalAttention
 from models.initialization import initialize
 from models.recurrent import Recurrent
-from models.training import Trained
+from models.training import Trained, gathered
 
 PADDING = -1  # marks what lies beyond the end of a held-out text
 
@@ -51,7 +51,7 @@ class LanguageModel(Trained):
         attention_span: how many states a step looks back at, its own among them; 0 for no attention.
         bidirectional: refused, as a layer that reads the text backwards has seen the symbol that is to be predicted.
         loss: the cross entropy of every step, or of each window's last step alone. Held-out text counts at every step.
-        backend: as in `models.recurrent.Recurrent`.
+        backend, recompute: as in `models.recurrent.Recurrent`.
         training: as in `models.training.Trained`.
 
     Inputs: tokens (T, B) and a state of (L, B, H) each, zeros if it is left out.
@@ -60,8 +60,9 @@ class LanguageModel(Trained):
     Raises ValueError for options that do not go together.
 
     Every batch is the next window of the same streams: the state is carried from one to the next, detached, so that
-    gradients stop at the border. Validation reads with a state of its own. Logged: `train_loss` and `val_loss` in nats
-    per symbol, `train_bpc` and `val_bpc` in bits per symbol, `learning_rate`, and `grad_norm` before clipping.
+    gradients stop at the border. Validation reads with a state of its own. Of several processes, each carries the state
+    of its streams; a checkpoint has that of all. Logged: `train_loss`, of an update's last window, and `val_loss` in
+    nats per symbol, `train_bpc` and `val_bpc` in bits per symbol, `learning_rate`, and `grad_norm` before clipping.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class LanguageModel(Trained):
         bidirectional: bool = False,
         loss: Literal["every", "last"] = "every",
         backend: Literal["auto", "autograd", "fused"] = "auto",
+        recompute: int = 0,
         **training: Any,
     ) -> None:
         super().__init__(**training)
@@ -104,7 +106,7 @@ class LanguageModel(Trained):
         self.embedding = nn.Embedding(vocab_size, embedding_size) if embedding_size else None
         self.recurrent = Recurrent(
             cell, embedding_size or vocab_size, hidden_size, num_layers, activation, gate_activation, backend,
-            dropout=dropout, dropout_per=dropout_per,
+            dropout=dropout, dropout_per=dropout_per, recompute=recompute,
         )  # fmt: skip
         self.attention = CausalAttention(hidden_size, attention_span) if attention_span else None
         self.head = nn.Linear(hidden_size, vocab_size)
@@ -121,8 +123,8 @@ class LanguageModel(Trained):
 
     def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         before, memory = state if self.attention and state is not None else (state, None)
-        hidden, after = self.recurrent.over_projected([self.projected(tokens)], before)  # (T, B, H)
-        hidden = self.recurrent.dropout(hidden)
+        hidden, after = self.recurrent.over_projected(lambda _: [self.projected(tokens)], tokens.shape[1], before)
+        hidden = self.recurrent.dropout(hidden)  # (T, B, H)
         if self.attention:
             hidden, memory, _ = self.attention(hidden, memory)
             after = AttentiveState(after, memory)
@@ -148,8 +150,8 @@ class LanguageModel(Trained):
             logits, targets = logits[-1:], targets[-1:]
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         if self.logs_now():
-            self.log("train_loss", loss.detach(), prog_bar=True)
-            self.log("train_bpc", loss.detach() / math.log(2), prog_bar=True)
+            self.log("train_loss", loss.detach(), prog_bar=True, sync_dist=True)
+            self.log("train_bpc", loss.detach() / math.log(2), prog_bar=True, sync_dist=True)
             self.log_learning_rate()
         return loss
 
@@ -170,18 +172,20 @@ class LanguageModel(Trained):
         self.val_symbols += (targets != PADDING).sum().item()
 
     def on_validation_epoch_end(self) -> None:
-        """The mean over the whole held-out part: sums in float64, divided once."""
-        nats = self.val_nats / self.val_symbols
-        self.log("val_loss", nats, prog_bar=True)
-        self.log("val_bpc", nats / math.log(2), prog_bar=True)
+        """The mean over the whole held-out part: sums in float64, of all processes, divided once."""
+        nats, symbols = self.summed(self.val_nats, self.val_symbols)
+        self.log("val_loss", nats / symbols, prog_bar=True, sync_dist=True)  # the same in all processes
+        self.log("val_bpc", nats / symbols / math.log(2), prog_bar=True, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["recurrent_state"] = as_lists(self.state)
+        states = gathered(tree_map(lambda part: part.cpu(), self.state))  # of the streams of each process
+        checkpoint["recurrent_state"] = as_lists(tree_map(lambda *parts: torch.cat(parts, dim=1), *states))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.state = checkpoint["recurrent_state"]
+        rank, processes, device = self.trainer.global_rank, self.trainer.world_size, self.trainer.strategy.root_device
+        self.state = tree_map(lambda part: part.chunk(processes, dim=1)[rank].to(device), checkpoint["recurrent_state"])
 
 
 def as_lists(state: Any) -> Any:

@@ -3,17 +3,20 @@
 Everything is time-major. Letters: T steps, B batch, I input size, H hidden size, L layers, D directions, G gates.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models import fused
 from models.cells import ACTIVATIONS, CELLS, Cell
 
 BACKENDS = ("auto", "autograd", "fused")
 DROPOUT_PER = ("step", "window")
+Project = Callable[[list[Cell]], list[Tensor]]  # W_ih x + b_ih (T, B, GH) of each cell of a layer
 TORCH_LAYERS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
@@ -64,6 +67,9 @@ class Recurrent(nn.Module):
         bidirectional: whether there are D = 2 directions, else D = 1.
         dropout: between layers, while training: the probability that a value is dropped.
         dropout_per: "step" or "window", as in `Dropout`.
+        recompute: 0 keeps all that the backward pass needs; else of each layer only what it reads is kept, and the rest
+            computed again on the way back, under autograd in chunks of so many steps: the same bits, in less memory and
+            more time.
 
     Inputs: x (T, B, I); a state of (L·D, B, H) each, zeros if it is left out, where a tensor alone is h; lengths (B) if
         sequences end before T. Whatever x holds beyond a length bears on nothing.
@@ -87,13 +93,17 @@ class Recurrent(nn.Module):
         bidirectional: bool = False,
         dropout: float = 0.0,
         dropout_per: str = "step",
+        recompute: int = 0,
     ) -> None:
         super().__init__()
+        if recompute < 0:
+            raise ValueError(f"recompute is {recompute}: give a number of steps, or 0 to keep everything")
         choices: list[tuple[str, Collection[str]]] = [(cell, CELLS), (backend, BACKENDS)]
         for name, known in [*choices, (activation, ACTIVATIONS), (gate_activation, ACTIVATIONS)]:
             if name not in known:
                 raise ValueError(f"{name!r} does not exist: choose one of {', '.join(known)}")
         self.cell, self.backend, self.dropout = cell, backend, Dropout(dropout, dropout_per)
+        self.recompute = recompute
         sizes = [input_size] + [(1 + bidirectional) * hidden_size] * (num_layers - 1)
         self.cells, self.reverse_cells = (
             nn.ModuleList(CELLS[cell](size, hidden_size, activation, gate_activation) for size in of)
@@ -115,33 +125,56 @@ class Recurrent(nn.Module):
             raise ValueError(f"x has shape {tuple(x.shape)}: give (T, B, {first[0].input_size})")
         real = None if lengths is None else real_steps(lengths, x)
         x = x if real is None else x.masked_fill(~real, 0)
-        return self.over_projected([cell.project(x) for cell in first], state, real)
+        return self.over_projected(lambda cells: [cell.project(x) for cell in cells], x.shape[1], state, real)
 
     def over_projected(
-        self, x_parts: list[Tensor], state: Any = None, real: Tensor | None = None
+        self, project: Project, batch_size: int, state: Any = None, real: Tensor | None = None
     ) -> tuple[Tensor, Any]:
-        """The same, from W_ih x + b_ih (T, B, GH) of the first layer's cells, which who has symbols can look up in a
-        table. `real` (T, B, 1) says which steps are not padding."""
-        layers, finals, output = self.layers(), [], x_parts[0]
+        """The same, from a function for the first layer's W_ih x + b_ih, which who has symbols can look up in a table.
+        `real` (T, B, 1) says which steps are not padding."""
+        layers, finals, read = self.layers(), [], project
         state = (state,) if isinstance(state, Tensor) else state  # as nn.GRU and nn.RNN have it
-        state = self.initial_state(x_parts[0].shape[1]) if state is None else layers[0][0].state(*state)
+        state = self.initial_state(batch_size) if state is None else layers[0][0].state(*state)
         before = iter(zip(*state, strict=True))
-        for layer, cells in enumerate(layers):
-            if layer:
-                x = self.dropout(output)
-                x_parts = [cell.project(x) for cell in cells]
-            outputs = []
-            for direction, (cell, x_part) in enumerate(zip(cells, x_parts, strict=True)):
-                run = self.along if direction == 0 else self.against
-                h, final = run(cell, x_part, cell.state(*next(before)), real)
-                outputs.append(h if real is None else h.masked_fill(~real, 0))
-                finals.append(final)
-            output = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]  # (T, B, DH)
+        for cells in layers:
+            states = [cell.state(*next(before)) for cell in cells]
+            output, after = self.kept(self.one_layer, cells, read, states, real)
+            finals += after
+            read = partial(self.read, output)
         return output, stack(finals)
+
+    def read(self, x: Tensor, cells: list[Cell]) -> list[Tensor]:
+        """W_ih x + b_ih of a layer's cells, from the layer before."""
+        x = self.dropout(x)
+        return [cell.project(x) for cell in cells]
+
+    def one_layer(
+        self, cells: list[Cell], project: Project, states: list[Any], real: Tensor | None
+    ) -> tuple[Tensor, list[Any]]:
+        """Every y of a layer (T, B, DH), and the last state (B, H) of each of its directions."""
+        outputs, finals = [], []
+        for direction, (cell, x_part, state) in enumerate(zip(cells, project(cells), states, strict=True)):
+            h, final = (self.along if direction == 0 else self.against)(cell, x_part, state, real)
+            outputs.append(h if real is None else h.masked_fill(~real, 0))
+            finals.append(final)
+        return torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0], finals
 
     def along(self, cell: Cell, x_parts: Tensor, state: Any, real: Tensor | None) -> tuple[Tensor, Any]:
         """One cell from the first step to the last."""
-        return (unroll if self.backend == "autograd" else fused.unroll)(cell, x_parts, state, real)
+        if self.backend != "autograd":
+            return fused.unroll(cell, x_parts, state, real)
+        outputs, chunks = [], x_parts.split(self.recompute or len(x_parts))
+        reals = [None] * len(chunks) if real is None else real.split(len(chunks[0]))
+        for x_part, real_part in zip(chunks, reals, strict=True):
+            hs, state = self.kept(unroll, cell, x_part, state, real_part)
+            outputs += hs
+        return torch.stack(outputs), state
+
+    def kept(self, function: Callable[..., Any], *inputs: Any) -> Any:
+        """What the function returns, of which only the inputs are kept if the rest is to be computed again."""
+        if not self.recompute or not torch.is_grad_enabled():
+            return function(*inputs)
+        return checkpoint(function, *inputs, use_reentrant=False)
 
     def against(self, cell: Cell, x_parts: Tensor, state: Any, real: Tensor | None) -> tuple[Tensor, Any]:
         """One cell from the last step to the first: a state stays as it is until its sequence begins."""
@@ -204,15 +237,15 @@ class LSTM(Recurrent):
         super().__init__("lstm", input_size, hidden_size, num_layers, **options)
 
 
-def unroll(cell: Cell, x_parts: Tensor, state: Any, real: Tensor | None = None) -> tuple[Tensor, Any]:
-    """One layer over time: W_ih x + b_ih of every step (T, B, GH) and a state of (B, H) in; every h (T, B, H) and the
-    last state out. Where a step is not `real` (T, B, 1), the state stays what it was."""
+def unroll(cell: Cell, x_parts: Tensor, state: Any, real: Tensor | None = None) -> tuple[list[Tensor], Any]:
+    """One layer over time: W_ih x + b_ih of every step (T, B, GH) and a state of (B, H) in; every h (B, H) and the last
+    state out. Where a step is not `real` (T, B, 1), the state stays what it was."""
     outputs = []
     for t, x_part in enumerate(x_parts.unbind()):
         after = cell.step(x_part, state)
         state = after if real is None else choose(real[t], after, state)
         outputs.append(state.h)
-    return torch.stack(outputs), state
+    return outputs, state
 
 
 def choose(condition: Tensor, yes: Any, no: Any) -> Any:

@@ -1,14 +1,17 @@
 """How Lightning trains the models of this project: optimizers and schedules that torch has, chosen by name."""
 
 import math
+import random
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
+from models.guard import check_update
 from models.recurrent import Recurrent
 
 OPTIMIZERS: dict[str, Any] = {
@@ -38,7 +41,10 @@ class Trained(pl.LightningModule):
     """
 
     recurrent: Recurrent
-    random_states: Sequence[Tensor] = ()  # to go on with
+    random_states: Sequence[Sequence[Tensor]] = ()  # of each process, to go on with
+    other_random_states: Sequence[Any] = ()  # of Python and NumPy
+    data_states: Sequence[dict[str, Any]] = ()  # of what is read
+    loss: Tensor  # of the last batch
 
     def __init__(
         self,
@@ -72,17 +78,37 @@ class Trained(pl.LightningModule):
         torch.set_float32_matmul_precision(self.hparams["matmul_precision"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["random_states"] = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+        checkpoint["random_states"] = gathered([torch.get_rng_state(), *torch.cuda.get_rng_state_all()])
+        of_numpy = np.random.get_state(legacy=False)
+        of_numpy["state"]["key"] = of_numpy["state"]["key"].tolist()
+        checkpoint["other_random_states"] = gathered([random.getstate(), of_numpy])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.random_states = checkpoint["random_states"]
+        self.other_random_states = checkpoint["other_random_states"]
+        self.data_states = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
+        prefer(dict(self.hparams), checkpoint)
+        self.to(next(iter(checkpoint["state_dict"].values())).dtype)  # Lightning does after it has rounded to float32
 
     def on_train_start(self) -> None:
-        """A run that is resumed drops what one that was never stopped would drop."""
-        if self.random_states:
-            torch.set_rng_state(self.random_states[0].cpu())
-            for device, state in enumerate(self.random_states[1 : 1 + torch.cuda.device_count()]):
+        """Each process drops something else; a run that is resumed, what one that was never stopped would drop."""
+        rank = self.trainer.global_rank
+        if rank < len(self.random_states):
+            on_cpu, *on_devices = self.random_states[rank]
+            torch.set_rng_state(on_cpu.cpu())
+            for device, state in enumerate(on_devices[: torch.cuda.device_count()]):
                 torch.cuda.set_rng_state(state.cpu(), device)
+            of_python, of_numpy = self.other_random_states[rank]
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)
+        elif rank:
+            torch.manual_seed(torch.initial_seed() + rank)
+        for position in self.data_states:  # Lightning leaves it out where an epoch has ended
+            self.trainer.train_dataloader.load_state_dict(position)  # type: ignore[union-attr]  # it exists in training
+
+    def summed(self, *numbers: float) -> list[float]:
+        """Of all processes, in float64."""
+        return [math.fsum(of) for of in zip(*gathered(numbers), strict=True)]
 
     def logs_now(self) -> bool:
         """Whether the loggers will write what is logged before this update; computing it at others would be in vain."""
@@ -92,10 +118,15 @@ class Trained(pl.LightningModule):
     def log_learning_rate(self) -> None:
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
 
+    def on_before_backward(self, loss: Tensor) -> None:
+        self.loss = loss.detach()
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:  # that of float16 skips such updates itself
+            check_update(self, self.loss, norm)
         if self.logs_now():
-            gradients = [p.grad for p in self.parameters() if p.grad is not None]
-            self.log("grad_norm", nn.utils.get_total_norm(gradients))
+            self.log("grad_norm", norm)
 
     def configure_optimizers(self) -> Any:
         options = self.hparams
@@ -111,6 +142,18 @@ class Trained(pl.LightningModule):
         schedule = LambdaLR(optimizer, self.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step()
+
+    def on_validation_end(self) -> None:
+        """The plateau counts validations, whenever they are, but for one because training stops. Lightning would count
+        epochs, without the one that a run is resumed in."""
+        trainer = self.trainer
+        schedule = self.lr_schedulers() if trainer.state.fn == "fit" and not trainer.sanity_checking else None
+        if isinstance(schedule, ReduceLROnPlateau) and not trainer.should_stop:
+            schedule.step(self.trainer.callback_metrics["val_loss"])
+
     def learning_rate_factor(self, step: int) -> float:
         """The schedule's factor at an update, counted from 0: lr = learning_rate · warm-up · schedule."""
         options = self.hparams
@@ -118,10 +161,34 @@ class Trained(pl.LightningModule):
         if step == 0 or options["schedule"] == "constant":
             return warmup
         # Lightning's own estimate of the number of updates would rebuild the loaders and lose their position.
-        updates_per_epoch = self.trainer.num_training_batches // self.trainer.accumulate_grad_batches or 1
+        updates_per_epoch = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches) or 1
         if options["schedule"] == "exponential":
             return warmup * options["decay_rate"] ** (step // updates_per_epoch / options["decay_steps"])
         epochs = self.trainer.max_epochs
         limits = [updates_per_epoch * epochs if epochs and epochs > 0 else 0, self.trainer.max_steps]
         updates = min((limit for limit in limits if limit > 0), default=0)
         return warmup * (1 + math.cos(math.pi * min(1.0, step / updates))) / 2 if updates else warmup
+
+
+def prefer(options: dict[str, Any], checkpoint: dict[str, Any]) -> None:
+    """Puts options of now in the place of those that a checkpoint's optimizer and schedule were made with."""
+    before, rate = checkpoint["hyper_parameters"]["learning_rate"], options["learning_rate"]
+    for state in checkpoint["optimizer_states"]:
+        for group in state["param_groups"]:
+            group["weight_decay"] = options["weight_decay"]
+            if rate != before:
+                group["lr"] = group["lr"] / before * rate if before else rate
+    for schedule in checkpoint["lr_schedulers"]:
+        if "base_lrs" in schedule:
+            schedule["base_lrs"] = [rate] * len(schedule["base_lrs"])
+        else:
+            schedule.update(factor=options["decay_rate"], patience=options["decay_steps"])
+
+
+def gathered(mine: Any) -> list[Any]:
+    """What each process has, by rank; all of them must ask."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [mine]
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, mine)
+    return found

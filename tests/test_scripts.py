@@ -16,6 +16,9 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
+OF_THE_MACHINE = ("tokens_per_second", "peak_memory_mb")
+
+
 def run(script: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / script), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -82,7 +85,7 @@ def verdicts(judged: tuple[str, Path]) -> str:
 
 def metrics(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open(encoding="utf-8") as file:
-        return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in csv.DictReader(file)]
+        return [{name: row[name] for name in row if name not in OF_THE_MACHINE} for row in csv.DictReader(file)]
 
 
 def test_a_run_leaves_what_it_should(root: Path) -> None:
@@ -127,8 +130,12 @@ def test_a_run_goes_on_from_its_last_checkpoint(root: Path, text: Path) -> None:
     last = str(root / "lstm" / "version_0" / "checkpoints" / "last.ckpt")
     more = ["--trainer.max_epochs", "3", "--ckpt_path", last]
     done = small(ROOT / "configs" / "lstm.yaml", text, root / "more", *more)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and done.stderr == ""
     assert "epoch 3, update 12" in done.stdout
+    alone = run("train.py", *more, "--trainer.default_root_dir", str(root / "alone"))
+    assert alone.returncode == 0 and alone.stderr == ""
+    folders = [root / name / "lstm" / "version_0" for name in ("more", "alone")]
+    assert metrics(folders[0]) == metrics(folders[1]), "it needs nothing else"
 
 
 def test_a_checkpoint_is_numbers_and_primitives_alone_and_moves_anywhere(checkpoint: str, tmp_path: Path) -> None:
@@ -264,7 +271,11 @@ def test_help_is_enough(root: Path) -> None:
 
 MISTAKES = {
     "no file": (["--data.path", "{tmp}/none.txt"], "none.txt: no such file; give a text file with --data.path"),
-    "folder": (["--data.path", "{tmp}"], "is a folder"),
+    "folder": (["--data.path", "{tmp}/nothing"], "is a folder without files"),
+    "uneven": (
+        ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "3"],
+        "--data.batch_size",
+    ),
     "empty": (["--data.path", "{tmp}/empty.txt"], "is empty"),
     "not utf-8": (["--data.path", "{tmp}/latin.txt"], "byte 3 is not utf-8; name its encoding with --data.encoding"),
     "too short": (["--data.path", "{tmp}/short.txt"], "would fit"),
@@ -287,6 +298,7 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_and_nothing_is_half_written(mistake: str, tmp_path: Path, checkpoint: str) -> None:
     (tmp_path / "empty.txt").touch()
+    (tmp_path / "nothing").mkdir()
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     (tmp_path / "short.txt").write_text("too short")
     (tmp_path / "other.txt").write_text("xyz" * 9000)

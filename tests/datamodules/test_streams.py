@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.streams import PADDING, Streams
+from datamodules.text import TextDataModule
 
 shapes = st.tuples(st.integers(2, 300), st.integers(1, 9), st.integers(1, 20))
 
@@ -73,3 +74,37 @@ def test_the_held_out_part_is_read_from_its_beginning_also_after_a_reading_was_c
     streams = Streams(np.arange(41), 2, 5, whole=True)
     next(iter(streams))
     assert [each.fresh for each in streams] == [True, False, False, False]
+
+
+@given(shapes, st.integers(1, 4), st.booleans())
+def test_what_several_processes_read_is_the_same_cut_without_overlap_or_gap(
+    shape: tuple[int, int, int], processes: int, whole: bool
+) -> None:
+    length, batch_size, window = shape
+    batch_size *= processes
+    if not whole and length - 1 < batch_size * window:
+        return
+    together = Streams(np.arange(length), batch_size, window, whole)
+    shards = [Streams(np.arange(length), batch_size, window, whole).shard(k, processes) for k in range(processes)]
+    for window_of_all, *windows in zip(together, *shards, strict=True):
+        assert all(part.fresh == window_of_all.fresh for part in windows)
+        assert torch.equal(torch.cat([part.tokens for part in windows], dim=1), window_of_all.tokens)
+
+
+def test_what_cannot_be_shared_evenly_is_refused_for_training_and_else_read_by_each() -> None:
+    with pytest.raises(ValueError, match="--data.batch_size is 5, which 2 processes .*: --data.batch_size 4 would do"):
+        Streams(np.arange(41), 5, 2).shard(0, 2)
+    with pytest.raises(ValueError, match="--data.batch_size 3 would do"):
+        Streams(np.arange(41), 2, 2).shard(0, 3)
+    with pytest.raises(ValueError, match="--data.batch_size is 8, which 3 processes cannot share evenly"):
+        TextDataModule(corpus="memorise", batch_size=8, window=5).check(None, 3)
+    held_out = Streams(np.arange(41), 5, 2, whole=True)
+    for window, same in zip(held_out.shard(1, 2), held_out, strict=True):
+        assert torch.equal(window.tokens, same.tokens)
+
+
+def test_a_position_saved_by_two_processes_is_that_of_one() -> None:
+    half, whole = Streams(np.arange(41), 2, 5).shard(1, 2), Streams(np.arange(41), 2, 5)
+    next(iter(half))
+    whole.load_state_dict(half.state_dict())
+    assert torch.equal(next(iter(whole)).tokens[:, 1:], next(iter(half)).tokens)

@@ -28,7 +28,7 @@ def test_words_come_from_the_training_part_alone_up_to_the_cap(tmp_path: Path, l
     data = TextDataModule(path, level=level, vocabulary_size=300, batch_size=2, window=3)
     pieces = data.tokenizer.pieces()
     assert b" cat" in pieces and not any(b"x" in piece for piece in pieces if len(piece) > 1)
-    held_out = "".join(data.tokenizer.decode(data._encoded[2]))
+    held_out = "".join(data.tokenizer.decode(data._encoded.held_out))
     assert ("<unk> saw" if level == "word" else "xenops saw") in held_out
     cap = 5 if level == "word" else 257
     assert TextDataModule(path, level=level, vocabulary_size=cap).vocab_size == cap
@@ -42,8 +42,7 @@ def test_the_excerpt_is_held_out_text_as_it_was_written(tmp_path: Path, level: s
 
 def test_the_usual_split_of_tinyshakespeare(tinyshakespeare: Path) -> None:
     data = TextDataModule(str(tinyshakespeare), val_streams=64)
-    _, training, held_out = data._encoded
-    assert (len(training), len(held_out)) == (1_003_854, 111_540)
+    assert (len(data._encoded.training), len(data._encoded.held_out)) == (1_003_854, 111_540)
 
 
 @pytest.mark.parametrize("content", [b"a\r\nb\rc\n" * 20, b"\xef\xbb\xbfa\nb\nc\n" * 1 + b"a\nb\nc\n" * 20])
@@ -84,18 +83,18 @@ def test_each_mistake_is_named_with_the_way_out(
         TextDataModule(write(tmp_path, content), **options).check(None)
 
 
-def test_no_file_and_a_folder(tmp_path: Path) -> None:
+def test_no_file_and_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file; give a text file with --data.path"):
         TextDataModule(str(tmp_path / "none")).check(None)
-    with pytest.raises(IsADirectoryError, match="is a folder"):
+    with pytest.raises(ValueError, match="is a folder without files"):
         TextDataModule(str(tmp_path)).check(None)
 
 
 def test_the_standard_library_is_there_without_its_tests() -> None:
     data = TextDataModule(val_streams=64)
-    text = "".join(data.tokenizer.decode(data._encoded[1][:400]))
+    text = "".join(data.tokenizer.decode(data._encoded.training[:400]))
     assert text.startswith('"""Record of phased-in incompatible language changes.')  # __future__.py, the first by name
-    assert len(data._encoded[1]) > 5_000_000
+    assert len(data._encoded.training) > 5_000_000
 
 
 def test_the_english_of_the_standard_library_is_there() -> None:

@@ -84,14 +84,34 @@ def test_the_cap_holds_and_small_texts_have_less() -> None:
     assert BPETokenizer.of("", 300).vocab_size == 256
 
 
-def test_long_texts_are_encoded_in_parts_as_if_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@given(st.text(alphabet=" \t\n\v\x85\xa0\x1c\u2028aé字\u03011,’'"))
+def test_no_piece_goes_on_where_a_text_may_be_split(text: str) -> None:
+    whole = pieces(text)
+    for place in {match.start() for match in tokenizers.BETWEEN_PIECES.finditer(text)}:
+        assert pieces(text[:place]) + pieces(text[place:]) == whole
+
+
+def pieces(text: str) -> list[str]:
+    return [piece for piece, _ in tokenizers.pieces_of_text().pre_tokenize_str(text)]
+
+
+@pytest.mark.parametrize("size", [1, 7, 10**6])
+def test_long_texts_and_their_chunks_are_encoded_in_parts_as_if_in_one(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
     in_one = [tokenizer.of(TALE, 300) for tokenizer in (WordTokenizer, BPETokenizer)]
     expected = [tokenizer.encode(TALE) for tokenizer in in_one]
-    monkeypatch.setattr(tokenizers.parts, "__defaults__", (5,))
-    assert "".join(tokenizers.parts(TALE)) == TALE and len(list(tokenizers.parts(TALE))) == 9
+    monkeypatch.setattr(tokenizers.parts, "__defaults__", (5, 30))
+    chunks = [TALE[begin : begin + size] for begin in range(0, len(TALE), size)]
+    in_parts = [*tokenizers.parts(chunks)]
+    assert "".join(in_parts) == TALE and max(map(len, in_parts)) <= 30 < len(TALE)
     for tokenizer, ids in zip(in_one, expected, strict=True):
         assert (tokenizer.encode(TALE) == ids).all() and ids.dtype == np.min_scalar_type(tokenizer.vocab_size - 1)
-        assert type(tokenizer).of(TALE, 300).state() == tokenizer.state()
+        assert type(tokenizer).of(chunks, 300).state() == tokenizer.state()
+
+
+def test_a_text_without_white_space_is_cut_nevertheless() -> None:
+    assert [len(part) for part in tokenizers.parts(["字" * 70, "字" * 30], 8, 40)] == [40, 40, 20]
 
 
 def test_bytes_of_one_character_are_decoded_when_they_are_complete() -> None:

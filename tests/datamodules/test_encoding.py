@@ -1,0 +1,283 @@
+"""Texts of any size: the same numbers as of a text in one piece, kept once, and never half."""
+
+import bz2
+import gzip
+import lzma
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datamodules import encoding
+from datamodules.corpora import decode_text, decoded
+from datamodules.encoding import Encoded, MappedIds, Text, encode
+from datamodules.streams import Streams
+from datamodules.tokenizers import Level, make_tokenizer
+
+PACK = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".ZST": zstandard.compress}
+ROOT = Path(__file__).parents[2]
+POEM = "Größe, 大きさ\r\nund \U0001f600 Zeit!\r" * 40 + "unbekannt: x\u2028\n" * 4
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Chunks of five bytes, and every text is a long one."""
+    monkeypatch.setenv("UNROLLED_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(encoding, "CHUNK", 5)
+    monkeypatch.setattr(encoding, "LONG", 1)
+    return tmp_path / "cache" / "encoded"
+
+
+def write(folder: Path, content: bytes, name: str = "text.txt") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def encode_file(path: Path, level: Level = "character", val_fraction: float = 0.1, size: int = 300) -> Encoded:
+    return encode(Text(str(path), path, None if level == "byte" else "utf-8"), level, val_fraction, size)
+
+
+def same(one: Encoded, other: Encoded) -> bool:
+    arrays = zip(one[1:3], other[1:3], strict=True)
+    states = one.tokenizer.state() == other.tokenizer.state() and one.excerpt == other.excerpt
+    return states and all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in arrays)
+
+
+def in_one_piece(content: bytes, level: Level, val_fraction: float = 0.1, size: int = 300) -> Encoded:
+    """What encoding is, for a text that is small."""
+    whole: Any = content if level == "byte" else decode_text(content, "utf-8", "text")
+    end = int(len(whole) * (1 - val_fraction))
+    training, held_out = whole[:end], whole[end:] if val_fraction else whole
+    if level == "byte":
+        numbers = [np.frombuffer(part, np.uint8) for part in (training, held_out)]
+        return Encoded(make_tokenizer("byte", "", 0), *numbers, held_out[: encoding.EXCERPT].decode("utf-8", "replace"))
+    tokenizer = make_tokenizer(level, training, size)
+    numbers = [tokenizer.encode(part, "replace") for part in (training, held_out)]
+    return Encoded(tokenizer, *numbers, held_out[: encoding.EXCERPT])
+
+
+@pytest.mark.parametrize("long", [1, 10**6], ids=["kept", "in memory"])
+@pytest.mark.parametrize("val_fraction", [0.1, 0])
+@pytest.mark.parametrize("level", get_args(Level))
+def test_in_chunks_the_numbers_are_those_of_the_text_in_one_piece(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, level: Level, val_fraction: float, long: int
+) -> None:
+    monkeypatch.setattr(encoding, "LONG", long)
+    monkeypatch.setattr(encoding, "EXCERPT", 30)
+    path = write(tmp_path, POEM.encode())
+    for _ in range(2):
+        found = encode_file(path, level, val_fraction)
+        assert same(found, in_one_piece(POEM.encode(), level, val_fraction))
+        assert isinstance(found.training, MappedIds) == cache.exists() == (long == 1)
+
+
+@given(st.text(st.characters(codec="utf-8"), min_size=1), st.integers(1, 6), st.sampled_from([0, 0.1, 0.5]))
+def test_any_text_in_any_chunks(content: str, chunk: int, val_fraction: float) -> None:
+    text = Text("text", content.encode(), "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoding, "CHUNK", chunk)
+        patch.setattr(encoding, "LONG", 10**6)
+        assert same(
+            encode(text, "character", val_fraction, 0), in_one_piece(content.encode(), "character", val_fraction)
+        )
+
+
+@given(st.binary(), st.integers(1, 5), st.sampled_from(["utf-8", "utf-16-le", "shift_jis", "utf-8-sig", "latin-1"]))
+def test_bytes_in_chunks_are_the_same_text_or_the_same_mistake(content: bytes, chunk: int, name: str) -> None:
+    chunks = [content[begin : begin + chunk] for begin in range(0, len(content), chunk)]
+    try:
+        text = content.decode(name).removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        with pytest.raises(ValueError, match=f"it: byte {error.start} is not {name}; name its encoding"):
+            list(decoded(chunks, name, "it"))
+    else:
+        assert "".join(decoded(chunks, name, "it")) == text == decode_text(content, name, "it")
+
+
+def test_numbers_are_as_small_as_the_vocabulary_allows(tmp_path: Path) -> None:
+    for count, dtype in ((255, np.uint8), (256, np.uint16), (70_000, np.uint32)):
+        content = "".join(map(chr, range(0x10000, 0x10000 + count))).encode()
+        found = encode_file(write(tmp_path, content), val_fraction=0)
+        assert found.training.dtype == dtype and found.training.tolist() == list(range(1, count + 1))
+
+
+@pytest.mark.parametrize("suffix", PACK)
+def test_packed_files_are_read_as_what_they_hold(tmp_path: Path, suffix: str) -> None:
+    content = POEM.encode() * 9
+    packed = write(tmp_path, PACK[suffix](content[:700]) + PACK[suffix](content[700:]), "text.txt" + suffix)
+    assert same(encode_file(packed), in_one_piece(content, "character"))
+
+
+def test_a_folder_is_its_files_by_name_with_a_newline_in_between(tmp_path: Path) -> None:
+    for name in "dbfaec":
+        write(tmp_path / "texts", f"{name}\r".encode(), name + ".txt")
+    write(tmp_path / "texts", gzip.compress(b"\xef\xbb\xbfzz"), "a/z.GZ")
+    for hidden in (".git/x", ".x", "a/.y"):
+        write(tmp_path / "texts", b"\xff", hidden)
+    assert same(encode_file(tmp_path / "texts"), in_one_piece(b"zz\na\n\nb\n\nc\n\nd\n\ne\n\nf\n", "character"))
+
+
+def files(cache: Path) -> dict[str, list[Path]]:
+    return {suffix: sorted(cache.glob("*" + suffix)) for suffix in (".ids", ".json", ".digest", ".part")}
+
+
+def test_a_text_that_has_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, POEM.encode())
+    once = encode_file(path)
+    monkeypatch.setattr(Text, "chunks", None)
+    assert same(encode_file(path), once)
+    with pytest.raises(TypeError):
+        encode_file(path, val_fraction=0.2)
+
+
+def test_the_same_text_at_another_time_or_place_is_read_but_not_written_again(tmp_path: Path, cache: Path) -> None:
+    path = write(tmp_path, POEM.encode())
+    once, written = encode_file(path), [file.stat().st_mtime_ns for file in cache.glob("*.ids")]
+    os.utime(path, (0, 0))
+    for place in (path, write(tmp_path, POEM.encode(), "copy.txt")):
+        assert same(encode_file(place), once)
+    assert [file.stat().st_mtime_ns for file in cache.glob("*.ids")] == written
+    assert {suffix: len(found) for suffix, found in files(cache).items()} == {
+        ".ids": 1, ".json": 1, ".digest": 3, ".part": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("level", get_args(Level))
+def test_another_text_or_other_settings_are_encoded_anew(tmp_path: Path, level: Level) -> None:
+    content = POEM.encode()
+    for text in (content, content[:-1] + b"!", content):
+        path = write(tmp_path, text)
+        for val_fraction, size in ((0.1, 300), (0.2, 300), (0.1, 299)):
+            assert same(encode_file(path, level, val_fraction, size), in_one_piece(text, level, val_fraction, size))
+
+
+def test_bytes_in_memory_are_kept_by_what_they_are(cache: Path) -> None:
+    for content in (POEM.encode(), b"another", POEM.encode()):
+        found = encode(Text("it", content, "utf-8"), "character", 0.1, 0)
+        assert same(found, in_one_piece(content, "character"))
+    assert {suffix: len(found) for suffix, found in files(cache).items()} == {
+        ".ids": 2, ".json": 2, ".digest": 0, ".part": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".ids", ".json", ".digest"])
+@pytest.mark.parametrize("damage", ["shorter", "longer", "empty", "deleted", "noise"])
+def test_what_is_not_whole_in_the_cache_is_made_again(tmp_path: Path, cache: Path, suffix: str, damage: str) -> None:
+    path = write(tmp_path, POEM.encode())
+    encode_file(path)
+    (file,) = files(cache)[suffix]
+    content = file.read_bytes()
+    if damage == "deleted":
+        file.unlink()
+    elif damage != "noise" or suffix != ".ids":  # numbers that are others look like any
+        damaged = {"shorter": content[:-1], "longer": content + b"7", "empty": b"", "noise": b"\xff{]"}
+        file.write_bytes(damaged[damage])
+    assert same(encode_file(path), in_one_piece(POEM.encode(), "character"))
+    assert same(encode_file(path), in_one_piece(POEM.encode(), "character"))
+
+
+def test_a_text_that_changes_while_it_is_read_is_refused_and_not_kept(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, survey = write(tmp_path, POEM.encode()), encoding.survey
+
+    def then_somebody_writes(*arguments: Any) -> Any:
+        found = survey(*arguments)
+        write(tmp_path, POEM.encode() + b"more")
+        return found
+
+    monkeypatch.setattr(encoding, "survey", then_somebody_writes)
+    with pytest.raises(OSError, match="was changed while it was read; start again"):
+        encode_file(path)
+    assert not any(files(cache).values())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+@pytest.mark.parametrize("when", ["fsync", "replace"])
+def test_what_is_broken_off_leaves_nothing_half(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, when: str
+) -> None:
+    path = write(tmp_path, POEM.encode())
+
+    def fail(*arguments: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises(type(error)) as found:
+        patch.setattr(os, when, fail)
+        encode_file(path)
+    assert isinstance(error, KeyboardInterrupt) or "make room, or name another folder" in str(found.value)
+    assert not any(files(cache).values())
+    assert same(encode_file(path), in_one_piece(POEM.encode(), "character"))
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path, cache: Path) -> None:
+    write(cache, b"half", "old.ids.part")
+    encode_file(write(tmp_path, POEM.encode()))
+    assert not files(cache)[".part"]
+
+
+def test_several_processes_at_once_write_once_and_have_the_same(tmp_path: Path, cache: Path) -> None:
+    path = write(tmp_path, POEM.encode() * 50)
+    code = f"""
+from pathlib import Path
+from datamodules import encoding
+encoding.LONG, path, write_numbers = 1, Path({str(path)!r}), encoding.write_numbers
+encoding.write_numbers = lambda *arguments: print("writes") or write_numbers(*arguments)
+found = encoding.encode(encoding.Text("it", path, "utf-8"), "bpe", 0.1, 300)
+print(sum(found.training.tolist()), sum(found.held_out.tolist()))
+"""
+    command = [sys.executable, "-c", code]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(3)]
+    said = [line for process in started for line in process.communicate()[0].splitlines()]
+    expected = in_one_piece(path.read_bytes(), "bpe")
+    assert said.count("writes") == 2 and [process.returncode for process in started] == [0, 0, 0]
+    assert said.count(f"{expected.training.sum()} {expected.held_out.sum()}") == 3
+
+
+def test_a_run_goes_on_when_the_cache_is_deleted_and_the_next_one_makes_it_again(tmp_path: Path, cache: Path) -> None:
+    path = write(tmp_path, POEM.encode() * 9)
+    streams = Streams(encode_file(path).training, 2, 5)
+    expected = [window.tokens for window in Streams(in_one_piece(path.read_bytes(), "character").training, 2, 5)]
+    windows = iter(streams)
+    read = [next(windows).tokens]
+    for file in cache.iterdir():
+        file.unlink()
+    read += [window.tokens for window in windows]
+    assert all((one == other).all() for one, other in zip(read, expected, strict=True))
+    assert same(encode_file(path), in_one_piece(path.read_bytes(), "character"))
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
+def test_a_pass_over_a_long_text_does_not_bring_it_into_memory(tmp_path: Path) -> None:
+    length = 1 << 26
+    np.arange(length, dtype=np.uint8).tofile(tmp_path / "ids")
+    streams = Streams(MappedIds(tmp_path / "ids", np.uint8, "r"), 8, 1 << 14)  # 8 pages of 2 MB at most at a time
+    before = resident()
+    read = sum(window.tokens[0].sum() for window in streams)
+    assert read > 0 and resident() - before < length / 2
+
+
+@pytest.mark.parametrize(("terminal", "size", "shown"), [("1", 9, True), ("1", 8, False), ("0", 9, False)])
+def test_a_bar_is_shown_on_a_terminal_for_long_texts_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: str, size: int, shown: bool
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", terminal)
+    monkeypatch.setattr(encoding, "LONG", 9)
+    with encoding.progress("[it]", size) as advance:
+        advance(size)
+    printed = capsys.readouterr()
+    assert ("encoding [it]" in printed.err) == shown and printed.out == ""

@@ -1,0 +1,271 @@
+"""What happens beside the training: the guard before each update, checkpoints that are whole, metrics that stay."""
+
+import csv
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from command_line import in_one_line
+from datamodules.text import TextDataModule
+from models.callbacks import (
+    LastCheckpoint,
+    Metrics,
+    Rows,
+    Teller,
+    Throughput,
+    ValidateAtTheEnd,
+    run_folder,
+    shortest,
+)
+from models.checkpoints import WholeFiles, read_checkpoint
+from models.language_model import LanguageModel
+
+SGD = {"optimizer": "sgd", "learning_rate": 0.125}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> TextDataModule:
+    path = tmp_path / "text.txt"
+    path.write_text("the quick brown fox jumps over the lazy dog. " * 40, encoding="utf-8")
+    return TextDataModule(str(path), batch_size=3, window=8, val_streams=2)
+
+
+def trainer_with(*callbacks: pl.Callback, **options: Any) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu", num_sanity_val_steps=0, callbacks=list(callbacks), logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, **{"limit_val_batches": 0, "max_steps": 5, **options},
+    )  # fmt: skip
+
+
+class Poison(pl.Callback):
+    """Puts a value into one entry of a gradient, or of a weight, before the third update."""
+
+    def __init__(self, value: float, name: str, of_weight: bool = False) -> None:
+        self.value, self.name, self.of_weight = value, name, of_weight
+        self.before: dict[str, torch.Tensor] = {}
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.global_step == 2:
+            parameter = dict(pl_module.named_parameters())[self.name]
+            (parameter.data if self.of_weight else parameter.grad).view(-1)[1] = self.value
+            self.before = {name: value.clone() for name, value in pl_module.state_dict().items()}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    "clip",
+    [{}, {"gradient_clip_val": 1.0}, {"gradient_clip_val": 1.0, "gradient_clip_algorithm": "value"}],
+    ids=["no clip", "by norm", "by value"],
+)
+def test_no_gradient_that_is_not_finite_reaches_a_weight(
+    data: TextDataModule, value: float, clip: dict[str, Any]
+) -> None:
+    model = LanguageModel(data.vocab_size, "gru", 4, 6, **SGD)
+    poison = Poison(value, "recurrent.cells.0.weight_hh")
+    said = r"update 3 was not made: the loss is [\d.]+, the norm of the gradient of recurrent.cells.0.weight_hh is"
+    with pytest.raises(FloatingPointError, match=rf"^{said} (nan|inf), the learning rate is 0.125\.$"):
+        trainer_with(poison, **clip).fit(model, data)
+    assert poison.before and all(torch.equal(model.state_dict()[name], old) for name, old in poison.before.items())
+
+
+def test_a_weight_that_is_not_finite_is_what_is_named(data: TextDataModule) -> None:
+    model = LanguageModel(data.vocab_size, "gru", 4, 6, **SGD)
+    with torch.no_grad():
+        model.head.bias[2] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"update 1 .* the loss is nan, .* the gradient of head.bias is"):
+        trainer_with().fit(model, data)
+
+
+def test_a_loss_that_is_not_finite_is_enough(data: TextDataModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its gradient may be finite all the same."""
+    plain = LanguageModel.training_step
+    monkeypatch.setattr(LanguageModel, "training_step", lambda *given: plain(*given) + torch.inf)
+    with pytest.raises(FloatingPointError, match="update 1 was not made: the loss is inf"):
+        trainer_with().fit(LanguageModel(data.vocab_size, "gru", 4, 6, **SGD), data)
+
+
+def test_gradients_that_are_accumulated_are_looked_at_together(data: TextDataModule) -> None:
+    poison = Poison(float("nan"), "head.weight")  # in the first of the two batches of update 3
+    with pytest.raises(FloatingPointError, match="update 3 was not made: .* head.weight is nan"):
+        trainer_with(poison, accumulate_grad_batches=2).fit(LanguageModel(data.vocab_size, "gru", 4, 6, **SGD), data)
+
+
+def test_weights_that_are_not_finite_are_not_saved(data: TextDataModule, tmp_path: Path) -> None:
+    model, path = LanguageModel(data.vocab_size, "gru", 4, 6, **SGD), tmp_path / "last.ckpt"
+    poison = Poison(float("inf"), "head.bias", of_weight=True)
+    last = LastCheckpoint(path, every_n_updates=1)
+    with pytest.raises(FloatingPointError, match=r"update 3 left head.bias with values that are not finite\."):
+        trainer_with(poison, last, plugins=[WholeFiles()]).fit(model, data)
+    assert read_checkpoint(str(path))["global_step"] == 2
+
+
+def saved(path: Path, value: float) -> None:
+    weights = {"weight": torch.full((1000,), value)}
+    WholeFiles().save_checkpoint({"state_dict": weights, "hyper_parameters": {}, "global_step": 1}, path)
+
+
+@pytest.mark.parametrize("step", ["torch.save", "os.fsync", "pathlib.Path.replace"])
+def test_the_checkpoint_before_stays_until_the_new_one_is_whole(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "folder" / "last.ckpt"
+    saved(path, 1.0)
+
+    def full(*given: Any) -> None:
+        if step == "torch.save":
+            given[1].write(b"half of")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(step, full)
+        with pytest.raises(OSError, match="No space left on device"):
+            saved(path, 2.0)
+    assert read_checkpoint(str(path))["state_dict"]["weight"][0] == 1
+    saved(path, 3.0)
+    assert read_checkpoint(str(path))["state_dict"]["weight"][0] == 3
+    assert [found.name for found in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = []
+    for owner, name in ((os, "fsync"), (Path, "replace")):
+        plain = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given, plain=plain, name=name: (order.append(name), plain(*given))[1])
+    saved(tmp_path / "last.ckpt", 1.0)
+    assert order == ["fsync", "replace", "fsync"]
+
+
+def read(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        return [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def test_metrics_go_on_where_the_checkpoint_was(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny" / "version_0"
+    logger = Metrics(folder, 0)
+    for step in range(5):
+        logger.log_metrics({"loss": step / 2}, step)
+        logger.save()
+    logger.log_metrics({"held_out": 7.0}, 4)  # another column
+    logger.save()
+    with (folder / "metrics.csv").open("a") as file:
+        file.write("3,")  # killed while it wrote
+    again = Metrics(folder, 3)
+    again.log_metrics({"held_out": 8.0, "other": 9.0}, 3)
+    again.save()
+    rows = [{"loss": str(step / 2), "step": str(step)} for step in range(3)]
+    assert read(folder) == [*rows, {"held_out": "8.0", "other": "9.0", "step": "3"}]
+
+
+def test_metrics_are_whole_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = Rows(str(tmp_path), 0)
+    rows.log_metrics({"loss": 1.0}, 0)
+    rows.save()
+    rows.log_metrics({"held_out": 1.0}, 0)
+
+    def killed(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        rows.save()
+    assert read(tmp_path) == [{"loss": "1.0", "step": "0"}]
+
+
+def test_a_folder_without_a_whole_line_begins_anew(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,lo")
+    Rows(str(tmp_path), 5)
+    assert not (tmp_path / "metrics.csv").exists()
+
+
+def test_the_folders_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = Path("runs/lstm/version_4")
+    (own / "checkpoints").mkdir(parents=True)
+    last, best = (str(own / "checkpoints" / f"{name}.ckpt") for name in ("last", "best"))
+    assert run_folder(None, "configs/gru.yaml", None) == Path("runs/gru/version_0")
+    assert run_folder("here", "configs/gru.yaml", None) == Path("here/gru/version_0")
+    assert run_folder(None, None, last) == own == run_folder("runs", "lstm.yaml", last)
+    assert run_folder(None, None, str(tmp_path / last)) == own
+    assert run_folder(None, None, best) == Path("runs/lstm/version_5")
+    assert run_folder(None, "gru.yaml", last) == Path("runs/gru/version_0")
+    assert run_folder("here", None, last) == Path("here/lstm/version_0")
+    assert run_folder(None, None, "copied.ckpt") == Path("runs/copied/version_0")
+    monkeypatch.chdir(own / "checkpoints")
+    assert run_folder(None, None, "last.ckpt").resolve() == tmp_path / own
+
+
+def test_the_speed_of_a_run_that_goes_on_in_mid_epoch(data: TextDataModule, tmp_path: Path) -> None:
+    path, model = tmp_path / "last.ckpt", LanguageModel(data.vocab_size, "gru", 4, 6, **SGD)
+    first, second = Throughput(), Throughput()
+    trainer_with(LastCheckpoint(path), first).fit(model, data)
+    trainer_with(LastCheckpoint(path), second, max_steps=9).fit(model, data, ckpt_path=path, weights_only=True)
+    assert first.tokens == 5 * 24 and second.tokens == 9 * 24
+    assert first.seconds < second.seconds < 60
+
+
+def test_nothing_told_or_complained_of_can_control_a_terminal(
+    data: TextDataModule, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "\x1b[2Jevil\x07\x9b"
+
+    class Told(Teller):
+        def tell(self, *given: Any) -> None:
+            pass
+
+    class Data(TextDataModule):
+        def __str__(self) -> str:
+            return evil
+
+    named = Data(data.hparams["path"], batch_size=3, window=8)
+    trainer_with(Told(Path(evil))).fit(LanguageModel(named.vocab_size, "gru", 4, 6, **SGD), named)
+    with pytest.raises(SystemExit, match="2"), in_one_line("train.py", 2, ValueError):
+        raise ValueError(f"{evil}.txt: no\nsuch file")
+    printed = capsys.readouterr()
+    assert printed.out.startswith("\\x1b[2Jevil\\x07\\x9b\n") and "run in \\x1b[2Jevil\\x07\\x9b\n" in printed.out
+    assert printed.err == "train.py: \\x1b[2Jevil\\x07\\x9b.txt: no such file\n"
+
+
+def test_a_run_that_goes_on_throws_the_same_dice(data: TextDataModule, tmp_path: Path) -> None:
+    """Torch's, Python's and NumPy's: a callback of the user's may throw any of them."""
+
+    class Throws(pl.Callback):
+        def __init__(self) -> None:
+            self.thrown: list[float] = []
+
+        def on_train_batch_start(self, *given: Any) -> None:
+            self.thrown += [random.random(), random.gauss(), np.random.rand(), np.random.randn(), torch.rand(1).item()]
+
+    def throws(updates: int, **options: Any) -> list[float]:
+        pl.seed_everything(3)
+        thrown, model = Throws(), LanguageModel(data.vocab_size, "gru", 4, 6, **SGD)
+        last = LastCheckpoint(tmp_path / "last.ckpt", 1)
+        trainer_with(last, thrown, max_steps=updates).fit(model, data, weights_only=True, **options)
+        return thrown.thrown
+
+    whole = throws(9)
+    assert throws(4) + throws(9, ckpt_path=tmp_path / "last.ckpt") == whole
+
+
+def test_a_folder_beneath_this_one_is_named_in_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shortest(tmp_path / "runs") == Path("runs") and shortest(Path("/elsewhere")) == Path("/elsewhere")
+
+
+@pytest.mark.parametrize("limit", [{"max_time": {"seconds": 1}, "max_steps": -1}, {"max_steps": 7}], ids=str)
+def test_a_run_that_is_stopped_is_validated_whatever_epochs_are(data: TextDataModule, limit: dict[str, Any]) -> None:
+    options = {"check_val_every_n_epoch": 1000, "max_epochs": 100_000, "limit_val_batches": 1.0, **limit}
+    trainer = trainer_with(ValidateAtTheEnd(), **options)
+    trainer.fit(LanguageModel(data.vocab_size, "rnn", 4, 6), data)
+    assert "val_loss" in trainer.callback_metrics
+
+
+def test_a_checkpoint_is_due_after_one_update_at_least(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--save_every is 0: it must be at least 1"):
+        LastCheckpoint(tmp_path / "last.ckpt", 0)

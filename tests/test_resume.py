@@ -1,0 +1,289 @@
+"""Runs that are interrupted and go on, through train.py: what they leave, what they say, what they refuse."""
+
+import os
+import pickle
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import train
+from benchmarks.kills import equal, left, runs
+from models.callbacks import LastCheckpoint, Metrics, Throughput
+from models.checkpoints import WholeFiles, read_checkpoint
+
+# Of what Lightning's command line calls in jsonargparse; and what forkserver is told of threads that torch has.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+TRAINER = {
+    "accelerator": "cpu", "max_epochs": 2, "limit_train_batches": 8, "log_every_n_steps": 1, "gradient_clip_val": 1.0,
+    "enable_progress_bar": False,
+}  # fmt: skip
+WRITES = {
+    "seed_everything": 1,
+    "save_every": 1,
+    "trainer": TRAINER,
+    "model": {"embedding_size": 4, "hidden_size": 5, "num_layers": 2, "dropout": 0.3, "schedule": "cosine"},
+    "data": {"path": "text.txt", "batch_size": 3, "window": 4},
+}
+CLASSIFIES = {
+    **WRITES,
+    "task": "classify",
+    "model": {"embedding_size": 4, "hidden_size": 3, "dropout": 0.3, "word_dropout": 0.1, "schedule": "exponential"},
+    "data": {"path": "table.csv", "batch_size": 5},
+}
+SETTINGS = {
+    "writes": WRITES,
+    "classifies": CLASSIFIES,
+    "by a plateau": {**WRITES, "model": {**WRITES["model"], "schedule": "plateau", "decay_steps": 1}},
+    "validates often": {**WRITES, "trainer": {**TRAINER, "val_check_interval": 3}},
+    "accumulates": {**WRITES, "trainer": {**TRAINER, "accumulate_grad_batches": 3}},
+    "counts updates": {**WRITES, "trainer": {**TRAINER, "max_epochs": -1, "max_steps": 14}},
+}
+LAST = "runs/tiny/version_0/checkpoints/last.ckpt"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "text.txt").write_text("0123456789 9876543210\n" * 30, encoding="utf-8")
+    (tmp_path / "table.csv").write_text("text,label\n" + "It is good!,good\nIt isn't,bad\nIt is,none\n" * 15)
+    monkeypatch.chdir(tmp_path)
+    before = torch.get_float32_matmul_precision()
+    yield tmp_path
+    torch.set_float32_matmul_precision(before)
+
+
+def start(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    Path("tiny.yaml").write_text(yaml.safe_dump(options), encoding="utf-8")
+    call(monkeypatch, "--config", "tiny.yaml", *arguments)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    train.main()
+
+
+def at(
+    hook: str, count: int, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch, of: type[Any] = Throughput
+) -> None:
+    """Does something after that call of a callback's hook, counted from 1."""
+    calls = iter(range(1, 10**6))
+    plain = getattr(of, hook)
+
+    def counted(self: Any, *arguments: Any) -> None:
+        plain(self, *arguments)
+        if next(calls) == count:
+            act()
+
+    monkeypatch.setattr(of, hook, counted)
+
+
+class Killed(Exception):
+    """In the place of SIGKILL, which a test would not outlive."""
+
+
+def killed() -> None:
+    raise Killed
+
+
+def stopped(number: int = signal.SIGTERM) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_run_that_is_interrupted_anywhere_ends_as_one_that_never_was(
+    setting: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In mid-epoch, at a batch that is the last of an epoch, in a validation, between the epochs; and then again."""
+    start(SETTINGS[setting], monkeypatch)
+    whole = left(folder)
+    assert len(whole["metrics.csv"]) > 14 or setting == "accumulates"
+    os.rename("runs", "before")
+    arguments = ["--config", "tiny.yaml"]
+    for hook, count, act, error, of in (
+        ("on_train_batch_end", 4, killed, Killed, LastCheckpoint),  # what it wrote has no name as yet
+        ("on_train_batch_end", 6, killed, Killed, Throughput),
+        ("on_validation_end", 1, killed, Killed, Throughput),
+        ("on_train_batch_end", 2, stopped(), SystemExit, Throughput),
+    ):
+        with monkeypatch.context() as context, pytest.raises(error):
+            at(hook, count, act, context, of)
+            context.setattr(Metrics, "finalize", lambda *_: None)  # nor would SIGKILL leave it time
+            call(context, *arguments)
+        arguments = ["--ckpt_path", LAST]
+    call(monkeypatch, *arguments)
+    assert {path.name for path in Path(LAST).parent.iterdir()} == {"best.ckpt", "last.ckpt"}
+    found = left(folder)
+    assert [name for name in whole.keys() | found.keys() if not equal(whole[name], found[name])] == []
+
+
+def test_asked_to_stop_it_saves_and_says_how_to_go_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    never = {**WRITES, "save_every": 10**6}
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        with monkeypatch.context() as context:
+            at("on_train_batch_end", 5, stopped(number), context)
+            with pytest.raises(SystemExit, match=str(code)):
+                start(never, monkeypatch)
+        printed = capfd.readouterr()
+        last = LAST.replace("version_0", f"version_{code == 143:d}")
+        assert f"stopped after update 5; to go on: python train.py --ckpt_path {last}\n" in printed.out
+        assert printed.err == "\nstopping after the next batch; once more to stop at once\n"
+        assert read_checkpoint(last)["global_step"] == 5
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_signal_stops_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice() -> None:
+        stopped(signal.SIGINT)()
+        stopped(signal.SIGINT)()
+
+    at("on_train_batch_end", 5, twice, monkeypatch)
+    with pytest.raises(SystemExit, match="130"):
+        start({**WRITES, "save_every": 3}, monkeypatch)
+    assert read_checkpoint(LAST)["global_step"] == 3
+
+
+def test_a_stop_waits_for_validation_and_the_end_of_the_epoch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at("on_validation_end", 1, stopped(), monkeypatch)
+    with pytest.raises(SystemExit, match="143"):
+        start(WRITES, monkeypatch)
+    assert read_checkpoint(LAST)["global_step"] == 9, "one more than the epoch has"
+
+
+def test_options_beside_the_checkpoint_override(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as context:
+        at("on_train_batch_end", 5, stopped(), context)
+        with pytest.raises(SystemExit):
+            start({**WRITES, "model": {**WRITES["model"], "schedule": "constant"}}, monkeypatch)
+    call(monkeypatch, "--ckpt_path", LAST, "--model.learning_rate", "0.5", "--model.weight_decay", "0.25")
+    rates = [row["learning_rate"] for row in left(folder)["metrics.csv"] if row["learning_rate"]]
+    assert [float(rate) for rate in rates] == pytest.approx([2e-3] * 5 + [0.5] * 11)  # logged in float32
+    (group,) = read_checkpoint(LAST)["optimizer_states"][0]["param_groups"]
+    assert group["weight_decay"] == 0.25
+
+
+def test_a_finished_run_has_nothing_to_do_and_goes_on_for_more_epochs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start({**WRITES, "model": {**WRITES["model"], "schedule": "constant"}}, monkeypatch, "--trainer.max_epochs", "3")
+    whole = left(folder)
+    os.rename("runs", "before")
+    start({**WRITES, "model": {**WRITES["model"], "schedule": "constant"}}, monkeypatch)
+    end = capsys.readouterr().out.split("best checkpoint")[-1]
+    before = left(folder)
+    call(monkeypatch, "--ckpt_path", LAST)
+    assert capsys.readouterr().out == "best checkpoint" + end and equal(left(folder), before)
+    call(monkeypatch, "--ckpt_path", LAST, "--trainer.max_epochs", "3")
+    assert equal(left(folder), whole)
+
+
+def test_only_last_ckpt_goes_on_in_its_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(WRITES, monkeypatch, "--trainer.max_epochs", "1")
+    best = LAST.replace("last", "best")
+    Path("copy.ckpt").write_bytes(Path(LAST).read_bytes())
+    for given, more, place in (
+        (LAST, [], "runs/tiny/version_0"),
+        (best, [], "runs/tiny/version_1"),
+        ("copy.ckpt", [], "runs/copy/version_0"),
+        (LAST, ["--trainer.default_root_dir", "other"], "other/tiny/version_0"),
+        (LAST, ["--config", "tiny.yaml"], "runs/tiny/version_0"),
+    ):
+        (Path(place) / "config.yaml").unlink(missing_ok=True)
+        call(monkeypatch, "--ckpt_path", given, "--trainer.max_epochs", "1", *more)
+        assert (Path(place) / "config.yaml").exists(), given
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.hidden_size", "6"], "the checkpoint is of another model: --model.hidden_size 5"),
+        (["--model.optimizer", "sgd"], "--model.optimizer is sgd, but adamw in the checkpoint: leave it so"),
+        (["--model.schedule", "plateau"], "--model.schedule is plateau, but cosine in the checkpoint"),
+        (["--data.batch_size", "2"], "--data.batch_size is 2, but 3 in the checkpoint: leave it so"),
+        (["--data.window", "5"], "--data.window is 5, but 4 in the checkpoint"),
+        (["--task", "classify"], "does not accept option"),
+        (["--trainer.max_epochs", "0"], "current_epoch"),
+    ],
+)
+def test_what_a_run_cannot_go_on_with_is_one_line(
+    arguments: list[str],
+    message: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    start(WRITES, monkeypatch, "--trainer.max_epochs", "1")
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "--ckpt_path", LAST, *arguments)
+    printed = capsys.readouterr()
+    assert message in printed.err and printed.err.count("\n") == 1, printed.err
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("harmed",)
+
+
+def test_a_strangers_file_runs_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(WRITES, monkeypatch, "--trainer.max_epochs", "1")
+    good = read_checkpoint(LAST)
+    torch.save({**good, "evil": Evil()}, "evil.ckpt")
+    Path("plain.ckpt").write_bytes(pickle.dumps({**good, "evil": Evil()}))
+    names = {"class_path": "torch.nn.Linear"}
+    known = {"class_path": "RichProgressBar"}
+    for trainer in ({"callbacks": [known]}, {"callbacks": "antigravity.Callback"}, {"logger": names}):
+        torch.save({**good, "config": yaml.safe_dump({**WRITES, "trainer": trainer})}, "named.ckpt")
+        with pytest.raises(SystemExit, match="2"):
+            call(monkeypatch, "--ckpt_path", "named.ckpt")
+        assert "the checkpoint's config names classes" in capsys.readouterr().err
+    for path in ("evil.ckpt", "plain.ckpt"):
+        with pytest.raises(SystemExit, match="2"):
+            call(monkeypatch, "--ckpt_path", path)
+        assert f"{path}: is not a checkpoint of train.py" in capsys.readouterr().err
+    with pytest.raises(pickle.UnpicklingError):
+        WholeFiles().load_checkpoint("evil.ckpt", weights_only=False)
+    assert not Path("harmed").exists()
+    for config in (None, 3, "", "{", "model: 3"):
+        torch.save({**good, "config": config}, "bare.ckpt")
+        with pytest.raises(SystemExit, match="2"):
+            call(monkeypatch, "--ckpt_path", "bare.ckpt")
+        assert "the checkpoint carries no config: give that of its run with --config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"optimizer": "sgd", "learning_rate": 1e38}, "update 2 was not made: the loss is inf, the norm of"),
+        ({"optimizer": "sgd", "learning_rate": 1e33, "warmup_steps": 9}, "after update 8 the held-out loss is nan:"),
+    ],
+)
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(
+    model: dict[str, Any],
+    message: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="1"):
+        start({**WRITES, "model": {**WRITES["model"], **model}}, monkeypatch)
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"train.py: {message}") and printed.count("\n") == 1, printed
+    assert re.search(rf"the learning rate is \S+\. To go on from before: python train.py --ckpt_path {LAST} ", printed)
+    assert all(torch.isfinite(value).all() for value in read_checkpoint(LAST)["state_dict"].values())
+
+
+@pytest.mark.slow
+def test_runs_that_are_killed_at_random_moments_end_as_one_that_never_was(tmp_path: Path) -> None:
+    found = list(runs(5, tmp_path))
+    assert sum(run.kills for run in found) == 5
+    assert all(run.differences == [] and run.unreadable == 0 for run in found), found
