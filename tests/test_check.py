@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bptt.verify.mutants import MUTANTS, applied
+from datamodules.streams import Window
 from models.language_model import LanguageModel
 from tests.equivalence.test_within_ulps import ULPS
 from tests.test_scripts import CONFIGS, ROOT, run
@@ -16,29 +17,36 @@ from twins import pairs
 
 def test_the_published_bugs_are_all_caught_and_vectors_are_written(tmp_path: Path) -> None:
     done = run("check.py", "mutants")
-    assert done.returncode == 0 and done.stdout.endswith("35 bugs; the exact cases miss none.\n")
+    assert done.returncode == 0 and done.stdout.endswith(f"{len(MUTANTS)} bugs; the exact cases miss none.\n")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    let_pass = re.search(r"let pass +│ of 35 bugs +│ (.+) │", done.stdout)
+    let_pass = re.search(rf"let pass +│ of {len(MUTANTS)} bugs +│ (.+) │", done.stdout)
+    assert f"| tested with | bugs let pass, of {len(MUTANTS)} |" in readme
     assert let_pass and re.findall(r"\d+", let_pass[1]) == re.findall(r"\| (\d+) \|\n", readme)[:5]
     done = run("check.py", "vectors", str(tmp_path / "vectors"))
     assert done.returncode == 0 and len(list((tmp_path / "vectors").iterdir())) == 46
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "config", [path for path in CONFIGS if path.stem != "large"], ids=lambda path: path.stem
+)  # a window of large.yaml would take NumPy minutes
 def test_the_model_of_every_config_agrees_with_its_numpy_twin(config: Path, tmp_path: Path) -> None:
-    text = tmp_path / "text.txt"
-    text.write_text("def double(number):\n    return 2 * number\n" * 60, encoding="utf-8")
-    done = run("check.py", "model", "--config", str(config), "--data.path", str(text))
+    text, table = tmp_path / "text.txt", tmp_path / "table.tsv"
+    text.write_text("def double(number):\n    return 2 * number\n" * 120, encoding="utf-8")
+    table.write_text("text\tlabel\n" + "It is good!\t1\nIt is not\t0\n" * 60, encoding="utf-8")
+    classifies = "task: classify" in config.read_text(encoding="utf-8")
+    done = run("check.py", "model", "--config", str(config), "--data.path", str(table if classifies else text))
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert done.stdout.count("right") == 9 and "all 9 results agree, to rounding" in done.stdout
+    results = done.stdout.count("│ right")
+    assert results >= 8 and f"all {results} results agree, to rounding" in done.stdout
 
 
 def test_a_twin_that_is_wrong_is_noticed() -> None:
     torch.manual_seed(0)
-    model, tokens = LanguageModel(11, "gru", 3, 5).double(), torch.randint(0, 11, (9, 2))
-    assert all(pair.apart <= pair.allowed for pair in pairs(model, tokens))
+    model, batch = LanguageModel(11, "gru", 3, 5).double(), Window(torch.randint(0, 11, (9, 2)), True)
+    assert all(pair.apart <= pair.allowed for pair in pairs(model, batch))
+    model.zero_grad()
     with applied(next(mutant for mutant in MUTANTS if mutant.name == "gru-reset-before")):
-        assert {pair.name for pair in pairs(model, tokens) if pair.apart > pair.allowed} >= {
+        assert {pair.name for pair in pairs(model, batch) if pair.apart > pair.allowed} >= {
             "d.recurrent.cells.0.weight_hh",
             "d.recurrent.cells.0.bias_hh",
         }
