@@ -6,6 +6,7 @@ python predict.py suggest --checkpoint runs/word/version_0/checkpoints/best.ckpt
 python predict.py classify --checkpoint runs/sentiment/version_0/checkpoints/best.ckpt "It is a good product"
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -170,9 +171,14 @@ def main() -> None:
     with mistakes_in_one_line("predict.py"):
         options = parse_arguments()
         pieces = COMMANDS[options.subcommand](options[options.subcommand])
-    for piece in pieces:
-        print(piece, end="", flush=True)
-    print()
+    try:
+        for piece in pieces:
+            print(piece, end="", flush=True)
+        print()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader has seen enough; what is still buffered goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":
