@@ -162,7 +162,7 @@ def test_recurrent_computes_its_docstring() -> None:
     output, _ = layers(x)
     for t in range(3):
         state = layers.cells[0](x[t], state)
-        assert torch.allclose(output[t], state.h, rtol=0, atol=1e-14)
+        assert torch.allclose(output[t], state.h, **NEAR)
 
 
 def test_sampling_draws_with_the_probability_that_its_docstring_gives() -> None:
@@ -230,7 +230,7 @@ def test_two_directions_compute_their_docstring() -> None:
     state = layers.reverse_cells[0].initial_state(2)
     for t in reversed(range(3)):
         state = layers.reverse_cells[0](x[t], state)
-        assert torch.allclose(output[t, :, 4:], state.h, rtol=0, atol=1e-14)
+        assert torch.allclose(output[t, :, 4:], state.h, **NEAR)
 
 
 def test_dropout_computes_its_docstring() -> None:

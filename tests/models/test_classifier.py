@@ -89,6 +89,7 @@ def test_each_text_is_read_as_it_would_be_alone(pooling: str) -> None:
     together, weights = model(*batch_of(texts, [0, 0, 0])[:2])
     for column, text in enumerate(texts):
         alone, own = model(text[:, None], torch.tensor([len(text)]))
+        # values near 1; products of matrices of other shapes may be summed otherwise: a few dozen ULPs of 1.1e-16
         assert torch.allclose(together[column], alone[0], rtol=0, atol=1e-14)
         assert torch.allclose(weights[: len(text), column], own[:, 0], rtol=0, atol=1e-14)
 

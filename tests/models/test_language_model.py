@@ -242,7 +242,9 @@ def test_weights_are_dropped_once_a_window_in_training_alone(data: TextDataModul
     for name, mask in masks.items():
         share = (mask == 0).float().mean()
         assert 0.3 < share < 0.7
-        torch.testing.assert_close(model.get_parameter(name).grad, plain.get_parameter(name).grad * mask)
+        expected = plain.get_parameter(name).grad * mask
+        # float32: the mask is a quotient, known to an ULP of 1.2e-7, and the product rounds once more
+        assert torch.allclose(model.get_parameter(name).grad, expected, rtol=1e-6, atol=0)
     model.eval()
     before = model.get_parameter("recurrent.cells.0.weight_hh").clone()
     assert torch.equal(model(tokens)[0], model(tokens)[0])
