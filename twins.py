@@ -167,7 +167,7 @@ def gradients_of(module: nn.Module) -> dict[str, Tensor | None]:
 
 
 def arrays(results: dict[str, Any]) -> Arrays:
-    return {name: value.detach().double().numpy() for name, value in results.items()}
+    return {name: value.detach().double().cpu().numpy() for name, value in results.items()}
 
 
 def spread(tensor: Tensor) -> Tensor:

@@ -6,11 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.pairs import compare
 from models.cells import CELLS
+from models.projections import Symbols
 from models.recurrent import TORCH_LAYERS, Recurrent
 
 V = 96  # symbols, as many as a text in characters has
@@ -22,6 +22,7 @@ def rows(pairs: int) -> Iterator[dict[str, Any]]:
     flops = flops_per_second()
     for cell, sizes in SIZES.items():
         for T, B, H in sizes:
+            torch.compiler.reset()
             theirs = TORCH_LAYERS[cell](H, H)
             ours, embedding = Recurrent.from_torch(theirs), nn.Embedding(V, H)
             parameters = [*theirs.parameters(), *ours.parameters(), *embedding.parameters()]
@@ -30,7 +31,8 @@ def rows(pairs: int) -> Iterator[dict[str, Any]]:
             (first,) = ours.layers()[0]
 
             def looked_up(first: Any = first, ours: Any = ours, tokens: Any = tokens, e: Any = embedding) -> Tensor:
-                return ours.over_projected(lambda _: [F.embedding(tokens, first.project(e.weight))], tokens.shape[1])[0]
+                table = first.project(e.weight)
+                return ours.over_projected(lambda _: [Symbols(tokens, table)], tokens.shape[1])[0]
 
             gates = len(CELLS[cell].gates)
             recurrent = 6 * T * B * gates * H * H  # forward, and twice that back

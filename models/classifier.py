@@ -62,7 +62,7 @@ class Classifier(Trained):
         word_dropout: float = 0.0,
         class_weights: list[float] | None = None,
         label_smoothing: float = 0.0,
-        backend: Literal["auto", "autograd", "fused"] = "auto",
+        backend: Literal["auto", "autograd", "fused", "compiled", "triton"] = "auto",
         **training: Any,
     ) -> None:
         super().__init__(**training)

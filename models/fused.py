@@ -1,267 +1,217 @@
-"""The recurrence of each layer as one autograd function: backpropagation through time written out by hand, for speed.
+"""Layers by manual backpropagation through time, for speed: one autograd function a layer, its backward pass by hand.
 
-Autograd would make a node of every operation of every step. Here a layer is a single node: the forward pass writes into
-buffers of the whole sequence; the backward pass computes all that does not depend on what comes back in a few large
-operations, walks from the last step to the first with the few that do, and forms each weight's gradient in one matrix
-product at the end. The mathematics is that of `models/cells.py`, the letters too: T steps, B batch, H hidden size.
+Autograd would make a node of every operation of every step. Here a layer is a single node that walks through time in
+chunks of a few steps. What enters and leaves a chunk is small enough to stay in the cache: inputs are projected, and
+the gradients of weights summed, chunk by chunk. A chunk is made of plain operations on whole tensors, those of
+`models/steps.py`, so that `torch.compile` can fuse all that stands between two products of matrices into one pass.
+
+Letters: T steps, K those of a chunk, B batch, H hidden size, G gates.
 """
 
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from models.cells import ACTIVATIONS, Cell, GRUCell, LSTMCell, RNNCell
+from models.cells import Cell
+from models.projections import Projection, add_products
+from models.steps import ACTIVATION_OF, STEPS, Activation, Step, tanh_of_exp
 
-Function = Callable[[Tensor], Tensor]
-IN_PLACE: dict[Function, Callable[[Tensor], Tensor]] = {
-    torch.sigmoid: torch.sigmoid_,
-    torch.tanh: torch.tanh_,
-    torch.relu: torch.relu_,
-}
-SLOPES: dict[Function, Callable[[Tensor, Tensor], Tensor]] = {  # of y = f(a)
-    torch.sigmoid: lambda a, y: y * (1 - y),
-    torch.tanh: lambda a, y: 1 - y * y,
-    torch.relu: lambda a, y: (y > 0).to(y),
-    ACTIVATIONS["identity"]: lambda a, y: torch.ones_like(y),
-    ACTIVATIONS["hard_sigmoid"]: lambda a, y: ((a >= -2) & (a <= 2)).to(a) / 4,
-    ACTIVATIONS["hard_tanh"]: lambda a, y: ((a >= -1) & (a <= 1)).to(a),
-}
-NEED_A = {ACTIVATIONS["hard_sigmoid"], ACTIVATIONS["hard_tanh"]}  # at a kink, y does not tell on which side a is
+STEPS_OF_A_CHUNK = 8  # more make fewer calls, and take the compiler longer: some seconds for each of these
+WORTH_COMPILING = 4096  # values in a state (B, H): smaller ones are done before a compiler is
+NO_FORWARD_MODE = "this backend has no forward-mode derivatives: use backend='autograd'"
 
 
-NO_FORWARD_MODE = "the fused backend has no forward-mode derivatives: use backend='autograd'"
+class Chunk:
+    """A few steps of a layer, forward and back."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+
+    def forward(
+        self, projection: Projection, weight: Tensor, bias: Tensor, before: Sequence[Tensor], real: Tensor | None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """What the steps keep (K, B, H) each, and the states (K + 1, B, H) each, from `before` to the last."""
+        parts, kept, states = projection.parts(), [], [self.step.state(*before)]
+        for t in range(len(parts)):
+            from_h = torch.addmm(bias, states[-1].h.to(weight), weight)
+            keeps, after = self.step.forward(parts[t], from_h, states[-1])
+            kept.append(keeps)
+            states.append(after if real is None else choose(real[t], after, states[-1]))
+        return stacked(kept), stacked(states)
+
+    def backward(
+        self, kept: Sequence[Tensor], states: Sequence[Tensor], d_output: Tensor, d_last: Sequence[Tensor],
+        weight: Tensor, real: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Any]:  # fmt: skip
+        """∂L/∂(W_ih x + b_ih) and ∂L/∂(W_hh h + b_hh) of every step (K, B, GH), and ∂L/∂(state before the first)."""
+        d_parts, d_from_hs, past = [], [], None
+        state: Any = self.step.state
+        d = state(*d_last)
+        for t in reversed(range(len(d_output))):
+            d = d._replace(h=d.h + d_output[t])
+            if real is not None:  # where a step was not real, the state passed it by
+                past, d = (state(*(part.masked_fill(mask, 0) for part in d)) for mask in (real[t], ~real[t]))
+            before, after = (state(*(part[at] for part in states)) for at in (t, t + 1))
+            d_part, d_from_h, d = self.step.backward(tuple(part[t] for part in kept), before, after, d)
+            d = d._replace(h=d.h + d_from_h.to(weight) @ weight)  # ∂(W_hh h)/∂h = W_hh
+            d = d if past is None else state(*(part + by for part, by in zip(d, past, strict=True)))
+            d_parts.append(d_part)
+            d_from_hs.append(d_from_h)
+        same = d_parts[0] is d_from_hs[0]
+        d_from_h = torch.stack(d_from_hs[::-1])
+        return d_from_h if same else torch.stack(d_parts[::-1]), d_from_h, d
 
 
-def apply_(function: Function, a: Tensor) -> Tensor:
-    """f(a), in the place of a."""
-    return IN_PLACE[function](a) if function in IN_PLACE else a.copy_(function(a))
+def choose(condition: Tensor, yes: Any, no: Any) -> Any:
+    """Of two states, (B, H) each, the first's members where the condition (B, 1) holds, the second's elsewhere."""
+    return type(yes)(*(torch.where(condition, *parts) for parts in zip(yes, no, strict=True)))
 
 
-def into(place: Tensor, function: Function, a: Tensor) -> None:
-    if function is torch.tanh:
-        torch.tanh(a, out=place)
-    else:
-        place.copy_(function(a))
+def stacked(of_steps: list[Any]) -> list[Tensor]:
+    return [torch.stack(parts) for parts in zip(*of_steps, strict=True)]
+
+
+@cache
+def chunk_of(step: Any, gate: Activation, act: Activation, compiled: bool) -> Chunk:
+    chunk: Any = Chunk(step(gate, act))
+    if compiled:
+        chunk.forward, chunk.backward = or_plain(chunk.forward), or_plain(chunk.backward)
+    return chunk
+
+
+def or_plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function compiled for each shape that it is called with; as it is, once the compiler has failed."""
+    from torch._dynamo.exc import TorchDynamoException  # a second, which who does not compile need not wait
+
+    run = torch.compile(function, dynamic=False, fullgraph=True, options={"cpp.dynamic_threads": True})
+
+    def either(*inputs: Any) -> Any:
+        nonlocal run
+        try:
+            return run(*inputs)
+        except TorchDynamoException as error:
+            rank_zero_warn(f"recurrent layers go on without the compiler, which failed: {str(error).splitlines()[0]}")
+            run = function
+            return run(*inputs)
+
+    return either
 
 
 class Recurrence(torch.autograd.Function):
-    """What the three have in common: no derivatives but the first, backward. Raises RuntimeError for others."""
+    """What has no derivatives but the first, backward. Raises RuntimeError for others."""
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         raise RuntimeError(NO_FORWARD_MODE)
 
+    @classmethod
+    def run(cls, state: Any, *inputs: Any) -> tuple[Tensor, Any]:
+        """The output, and the last state, of the kind of the first."""
+        try:
+            output, *final = cls.apply(*inputs)
+        except RuntimeError as error:  # torch.func asks for another kind of function before it asks for its derivative
+            raise RuntimeError(NO_FORWARD_MODE) if "functorch" in str(error) else error from None
+        return output, type(state)(*final)
+
 
 def only_once() -> None:
     if torch.is_grad_enabled():
-        raise RuntimeError("the fused backend has no second derivatives: use backend='autograd'")
+        raise RuntimeError("this backend has no second derivatives: use backend='autograd'")
 
 
-def sum_of_products(d: Tensor, read: Tensor) -> Tensor:
-    """Σ_t Σ_b d readᵀ: (T, B, G), (T, B, H) → (G, H)."""
-    return d.flatten(0, 1).T @ read.flatten(0, 1)
-
-
-def before_each(d_output: Tensor) -> list[Tensor]:
-    """∂L/∂h of the output at t − 1, for each step t going back; nothing before the first."""
-    return [*reversed(d_output[:-1].unbind()), torch.zeros_like(d_output[0])]
-
-
-def flags(real: Tensor | None, T: int) -> list[Tensor | None]:
-    """For each step, which members take it (B, 1); nothing, where all take all."""
-    return [None] * T if real is None else list(real.unbind())
-
-
-def stay(real: Tensor | None, after: Tensor, before: Tensor) -> None:
-    """Puts the old state back where a step was not real."""
-    if real is not None:
-        torch.where(real, after, before, out=after)
-
-
-def arriving(d_out: Tensor, d_h: Tensor, real: Tensor | None) -> Tensor:
-    """∂L/∂h of the output before this step, and past the step itself where it was not real."""
-    return d_out if real is None else d_out + d_h.masked_fill(real, 0)
-
-
-def silence(real: Tensor | None, *slopes: Tensor) -> None:
-    """A step that was not real has no slope."""
-    if real is not None:
-        for slope in slopes:
-            slope.masked_fill_(~real, 0)
-
-
-def pass_on(real: Tensor | None, gate: Tensor) -> Tensor:
-    """The gate that keeps a state, which is open where a step was not real."""
-    return gate if real is None else gate.masked_fill(~real, 1)
-
-
-class RNNRecurrence(Recurrence):
-    """h' = f(x_part + W_hh h + b_hh)"""
+class Unrolled(Recurrence):
+    """A layer in one direction."""
 
     @staticmethod
     def forward(
-        ctx: Any, gate: Function, act: Function, real: Tensor | None,
-        x_parts: Tensor, weight: Tensor, bias: Tensor, h: Tensor,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        hs = torch.cat([h[None], x_parts + bias])  # (T + 1, B, H): each step's place holds what comes from its input
-        a = hs[1:].clone() if act in NEED_A else None
-        transposed = weight.T.contiguous()
-        for t, (before, after, real_t) in enumerate(
-            zip(hs[:-1].unbind(), hs[1:].unbind(), flags(real, len(x_parts)), strict=True)
-        ):
-            after.addmm_(before, transposed)
-            if a is not None:
-                a[t] = after
-            apply_(act, after)
-            stay(real_t, after, before)
-        ctx.act, ctx.real = act, real
-        ctx.save_for_backward(hs, weight, *([] if a is None else [a]))
-        return hs[1:], hs[-1].clone()
+        ctx: Any, cell: Cell, compiled: bool, real: Tensor | None, kind: type[Projection], weight: Tensor, bias: Tensor,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        ctx.chunks = chunks_of(cell, weight, compiled)
+        tensors = tuple(of.detach() for of in tensors)  # one compiled form for what needs a gradient and what does not
+        state, projection = list(tensors[: len(cell.state._fields)]), kind(*tensors[len(cell.state._fields) :])
+        transposed, bias, outputs, saved = weight.T.contiguous(), bias.detach(), [], []
+        spans = [slice(t, t + STEPS_OF_A_CHUNK) for t in range(0, len(projection[0]), STEPS_OF_A_CHUNK)]
+        for t in spans:
+            real_t = None if real is None else real[t]
+            chunk = ctx.chunks[len(projection[0][t]) == STEPS_OF_A_CHUNK]
+            kept, states = chunk.forward(projection.steps(t), transposed, bias, state, real_t)
+            state = [part[-1] for part in states]
+            outputs.append(states[0][1:])
+            saved += [*kept, *states]
+        ctx.real, ctx.kind, ctx.spans, ctx.keeps = real, kind, spans, len(kept)
+        ctx.save_for_backward(weight, *projection, *saved)
+        return torch.cat(outputs), *(part.clone() for part in state)
 
     @staticmethod
-    def backward(ctx: Any, d_output: Tensor, d_h: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_output: Tensor, *d: Tensor) -> tuple[Tensor | None, ...]:
         only_once()
-        hs, weight, *a = ctx.saved_tensors
-        d = SLOPES[ctx.act](a[0] if a else hs[1:], hs[1:])  # (T, B, H): ∂h'/∂a
-        silence(ctx.real, d)
-        d_h = d_h + d_output[-1]
-        for d_a, d_out, real_t in zip(
-            reversed(d.unbind()), before_each(d_output), reversed(flags(ctx.real, len(d))), strict=True
-        ):
-            torch.addmm(arriving(d_out, d_h, real_t), d_a.mul_(d_h), weight, out=d_h)
-        return None, None, None, d, sum_of_products(d, hs[:-1]), d.sum((0, 1)), d_h
+        d_output, d_state = d_output.contiguous(), [part.contiguous() for part in d]  # one compiled form for all losses
+        weight, *tensors = ctx.saved_tensors
+        weight = weight.detach()
+        fields = len(ctx.kind._fields)
+        projection, saved = ctx.kind(*tensors[:fields]), tensors[fields:]
+        d_projection = projection.no_gradients(ctx.needs_input_grad[-fields:])
+        d_weight, d_bias = (torch.zeros_like(of, dtype=d_output.dtype) for of in (weight, weight[:, 0]))
+        each = len(saved) // len(ctx.spans)
+        for number, t in reversed([*enumerate(ctx.spans)]):
+            kept_and_states = saved[number * each : (number + 1) * each]
+            kept, states = kept_and_states[: ctx.keeps], kept_and_states[ctx.keeps :]
+            real_t = None if ctx.real is None else ctx.real[t]
+            chunk = ctx.chunks[len(d_output[t]) == STEPS_OF_A_CHUNK]
+            d_parts, d_from_h, d_state = chunk.backward(kept, states, d_output[t], [*d_state], weight, real_t)
+            d_from_h = d_from_h.to(weight)
+            add_products(d_weight, d_from_h, states[0][:-1])
+            d_bias += d_from_h.sum((0, 1))
+            projection.share_out(d_projection, t, d_parts)
+        return None, None, None, None, d_weight, d_bias, *d_state, *d_projection
 
 
-class GRURecurrence(Recurrence):
-    """r, z = σ(x_rz + W_h,rz h + b_h,rz), n = f(x_n + r ∘ (W_hn h + b_hn)), h' = (1 − z) ∘ n + z ∘ h"""
-
-    @staticmethod
-    def forward(
-        ctx: Any, gate: Function, act: Function, real: Tensor | None,
-        x_parts: Tensor, weight: Tensor, bias: Tensor, h: Tensor,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        (T, B, _), H = x_parts.shape, h.shape[-1]
-        y = x_parts.clone()  # (T, B, 3H): becomes r, z, n
-        a = torch.empty_like(y) if {gate, act} & NEED_A else None
-        h_n, hs = y.new_empty(T, B, H), torch.cat([h[None], y.new_empty(T, B, H)])
-        transposed, h_part, keep = weight.T.contiguous(), y.new_empty(B, 3 * H), y.new_empty(B, H)
-        one = y.new_ones(())
-        h_rz, from_h = h_part[:, : 2 * H], h_part[:, 2 * H :]
-        steps = zip(*(of.unbind() for of in (y, h_n, hs[:-1], hs[1:])), flags(real, len(x_parts)), strict=True)
-        for t, (y_t, h_n_t, before, after, real_t) in enumerate(steps):
-            torch.addmm(bias, before, transposed, out=h_part)
-            rz, n = y_t[:, : 2 * H].add_(h_rz), y_t[:, 2 * H :]
-            if a is not None:
-                a[t, :, : 2 * H] = rz
-            apply_(gate, rz)
-            h_n_t.copy_(from_h)
-            n.addcmul_(rz[:, :H], from_h)
-            if a is not None:
-                a[t, :, 2 * H :] = n
-            apply_(act, n)
-            z = rz[:, H:]
-            torch.mul(z, before, out=after)
-            after.addcmul_(torch.sub(one, z, out=keep), n)
-            stay(real_t, after, before)
-        ctx.functions, ctx.real = (gate, act), real
-        ctx.save_for_backward(y, h_n, hs, weight, *([] if a is None else [a]))
-        return hs[1:], hs[-1].clone()
-
-    @staticmethod
-    def backward(ctx: Any, d_output: Tensor, d_h: Tensor) -> tuple[Tensor | None, ...]:
-        only_once()
-        y, h_n, hs, weight, *a = ctx.saved_tensors
-        gate, act = ctx.functions
-        (r, z, n), H = y.chunk(3, -1), hs.shape[-1]
-        a_r, a_z, a_n = (a[0] if a else y).chunk(3, -1)
-        d = torch.empty_like(y)  # (T, B, 3H): first ∂h'/∂(W_hh h + b_hh), then that times ∂L/∂h'
-        d_n = (1 - z) * SLOPES[act](a_n, n)  # ∂h'/∂a_n
-        torch.mul(d_n * h_n, SLOPES[gate](a_r, r), out=d[..., :H])
-        torch.mul(hs[:-1] - n, SLOPES[gate](a_z, z), out=d[..., H : 2 * H])
-        torch.mul(d_n, r, out=d[..., 2 * H :])
-        silence(ctx.real, d, d_n)
-        z = pass_on(ctx.real, z)
-        d_h = d_h + d_output[-1]
-        by_gate, d_h_of_gates = d.unflatten(-1, (3, H)), d_h[:, None]  # a view: it changes with d_h
-        steps = (reversed(of.unbind()) for of in (d, by_gate, z, d_n))
-        for d_t, by_gate_t, z_t, d_n_t, d_out in zip(*steps, before_each(d_output), strict=True):
-            by_gate_t.mul_(d_h_of_gates)
-            d_n_t.mul_(d_h)
-            torch.addcmul(d_out, d_h, z_t, out=d_h).addmm_(d_t, weight)
-        d_x = torch.cat([d[..., : 2 * H], d_n], dim=-1)
-        return None, None, None, d_x, sum_of_products(d, hs[:-1]), d.sum((0, 1)), d_h
+def chunks_of(cell: Cell, weight: Tensor, compiled: bool) -> tuple[Chunk, Chunk]:
+    """Of any length, and of STEPS_OF_A_CHUNK: the latter compiled, where it is to be."""
+    gate, act = ACTIVATION_OF[cell.gate_activation], ACTIVATION_OF[cell.activation]
+    plain = chunk_of(STEPS[type(cell)], gate, act, False)
+    if not compiled:
+        return plain, plain
+    if act.function is torch.tanh and weight.dtype is torch.float32:
+        act = act._replace(function=tanh_of_exp)
+    return plain, chunk_of(STEPS[type(cell)], gate, act, True)
 
 
-class LSTMRecurrence(Recurrence):
-    """i, f, o = σ(a), g = act(a), a = x_part + W_hh h + b_hh, c' = f ∘ c + i ∘ g, h' = o ∘ act(c')"""
-
-    @staticmethod
-    def forward(
-        ctx: Any, gate: Function, act: Function, real: Tensor | None,
-        x_parts: Tensor, weight: Tensor, bias: Tensor, h: Tensor, c: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        (T, B, _), H = x_parts.shape, h.shape[-1]
-        y = x_parts + bias  # (T, B, 4H): becomes i, f, -, o, where the room of g is not looked at again
-        a = torch.empty_like(y) if {gate, act} & NEED_A else None
-        g, squashed = y.new_empty(2, T, B, H)  # squashed is act(c')
-        hs, cs = (torch.cat([first[None], y.new_empty(T, B, H)]) for first in (h, c))
-        transposed = weight.T.contiguous()
-        i, f, a_g, o = (block.unbind() for block in y.chunk(4, -1))
-        h_t, c_t, y_t, g_t, s_t = (of.unbind() for of in (hs, cs, y, g, squashed))
-        for t, real_t in zip(range(T), flags(real, len(x_parts)), strict=True):
-            y_t[t].addmm_(h_t[t], transposed)
-            if a is not None:
-                a[t] = y_t[t]
-            into(g_t[t], act, a_g[t])
-            apply_(gate, y_t[t])
-            torch.mul(f[t], c_t[t], out=c_t[t + 1]).addcmul_(i[t], g_t[t])
-            into(s_t[t], act, c_t[t + 1])
-            torch.mul(o[t], s_t[t], out=h_t[t + 1])
-            stay(real_t, c_t[t + 1], c_t[t])
-            stay(real_t, h_t[t + 1], h_t[t])
-        ctx.functions, ctx.real = (gate, act), real
-        ctx.save_for_backward(y, g, squashed, hs, cs, weight, *([] if a is None else [a]))
-        return hs[1:], hs[-1].clone(), cs[-1].clone()
-
-    @staticmethod
-    def backward(ctx: Any, d_output: Tensor, d_h: Tensor, d_c: Tensor) -> tuple[Tensor | None, ...]:
-        only_once()
-        y, g, squashed, hs, cs, weight, *a = ctx.saved_tensors
-        gate, act = ctx.functions
-        (i, f, _, o), H = y.chunk(4, -1), hs.shape[-1]
-        a_i, a_f, a_g, a_o = (a[0] if a else y).chunk(4, -1)
-        c_from_h = o * SLOPES[act](cs[1:], squashed)  # (T, B, H): ∂h'/∂c'
-        d = torch.empty_like(y)  # (T, B, 4H): first ∂c'/∂a, and for o ∂h'/∂a; then ∂L/∂a
-        torch.mul(g, SLOPES[gate](a_i, i), out=d[..., :H])
-        torch.mul(cs[:-1], SLOPES[gate](a_f, f), out=d[..., H : 2 * H])
-        torch.mul(i, SLOPES[act](a_g, g), out=d[..., 2 * H : 3 * H])
-        torch.mul(squashed, SLOPES[gate](a_o, o), out=d[..., 3 * H :])
-        silence(ctx.real, d, c_from_h)
-        f = pass_on(ctx.real, f)
-        d_h, d_c = d_h + d_output[-1], d_c.clone()
-        by_gate = d.unflatten(-1, (4, H))
-        steps = (reversed(of.unbind()) for of in (d, by_gate[:, :, :3], by_gate[:, :, 3], c_from_h, f))
-        d_c_of_gates = d_c[:, None]  # a view: it changes with d_c
-        walk = zip(*steps, before_each(d_output), reversed(flags(ctx.real, len(d))), strict=True)
-        for d_t, i_f_g, of_o, k, f_t, d_out, real_t in walk:
-            d_c.addcmul_(d_h, k)
-            i_f_g.mul_(d_c_of_gates)
-            of_o.mul_(d_h)
-            torch.addmm(arriving(d_out, d_h, real_t), d_t, weight, out=d_h)
-            d_c.mul_(f_t)
-        return None, None, None, d, sum_of_products(d, hs[:-1]), d.sum((0, 1)), d_h, d_c
+def pays(weight: Tensor, T: int, B: int) -> bool:
+    """Whether it pays to compile: a rule of sizes alone, so that a run that is resumed decides as it did before."""
+    large = T >= STEPS_OF_A_CHUNK and B * weight.shape[1] >= WORTH_COMPILING
+    low = torch.is_autocast_enabled(weight.device.type)
+    return large and weight.dtype is torch.float32 and weight.device.type == "cpu" and not low and can_compile()
 
 
-RECURRENCES: dict[type[Cell], Any] = {RNNCell: RNNRecurrence, GRUCell: GRURecurrence, LSTMCell: LSTMRecurrence}
+@cache
+def can_compile() -> bool:
+    """Whether there is a C++ compiler, and nobody has set TORCH_COMPILE_DISABLE=1. Told once."""
+    if os.environ.get("TORCH_COMPILE_DISABLE") == "1":
+        return False
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        rank_zero_info("no C++ compiler is here: recurrent layers are about half as fast as with one")
+        return False
+    rank_zero_info("compiling recurrent layers: some seconds, once; TORCH_COMPILE_DISABLE=1 goes without")
+    return True
 
 
-def unroll(cell: Cell, x_parts: Tensor, state: Any, real: Tensor | None = None) -> tuple[Tensor, Any]:
+def unroll(
+    cell: Cell, projection: Projection, state: Any, real: Tensor | None = None, compiled: bool = False
+) -> tuple[Tensor, Any]:
     """As `models.recurrent.unroll`, with every h in one tensor (T, B, H)."""
-    recurrence, functions = RECURRENCES[type(cell)], (cell.gate_activation, cell.activation)
-    try:
-        output, *final = recurrence.apply(*functions, real, x_parts, cell.weight_hh, cell.bias_hh, *state)
-    except RuntimeError as error:  # torch.func asks for another kind of function before it asks for its derivative
-        raise RuntimeError(NO_FORWARD_MODE) if "functorch" in str(error) else error from None
-    return output, type(state)(*final)
+    weights: list[Tensor] = [cell.weight_hh, cell.bias_hh]
+    device = cell.weight_hh.device.type
+    if torch.is_autocast_enabled(device):
+        low = torch.get_autocast_dtype(device)  # of products; sums and states stay as precise as they are
+        weights = [weight.to(low) for weight in weights]
+        projection = type(projection)(*(part.to(low) if part.is_floating_point() else part for part in projection))
+    with torch.autocast(device, enabled=False):
+        return Unrolled.run(state, cell, compiled, real, type(projection), *weights, *state, *projection)

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map
 
 from models.attention import CausalAttention
 from models.initialization import initialize
+from models.projections import Dense, Projection, Symbols
 from models.recurrent import Recurrent
 from models.training import Trained, gathered
 
@@ -83,7 +84,7 @@ class LanguageModel(Trained):
         attention_span: int = 0,
         bidirectional: bool = False,
         loss: Literal["every", "last"] = "every",
-        backend: Literal["auto", "autograd", "fused"] = "auto",
+        backend: Literal["auto", "autograd", "fused", "compiled", "triton"] = "auto",
         recompute: int = 0,
         **training: Any,
     ) -> None:
@@ -130,15 +131,15 @@ class LanguageModel(Trained):
             after = AttentiveState(after, memory)
         return self.head(hidden), after
 
-    def projected(self, tokens: Tensor) -> Tensor:
+    def projected(self, tokens: Tensor) -> Projection:
         """The first layer's W_ih x + b_ih (T, B, GH). Where symbols are fewer than tokens, of each symbol once: a table
         that is looked up, whose gradient is the sum of those of its tokens."""
         (layer,), vocab_size = self.recurrent.layers()[0], self.hparams["vocab_size"]
         if vocab_size > tokens.numel():
             x = self.embedding(tokens) if self.embedding else F.one_hot(tokens, vocab_size).to(self.head.weight)
-            return layer.project(x)
+            return Dense(x, layer.weight_ih, layer.bias_ih)
         table = layer.project(self.embedding.weight) if self.embedding else layer.weight_ih.T + layer.bias_ih
-        return F.embedding(tokens, table)  # (V, GH) → (T, B, GH)
+        return Symbols(tokens, table)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         tokens, fresh = batch

@@ -5,6 +5,7 @@ Everything is time-major. Letters: T steps, B batch, I input size, H hidden size
 
 from collections.abc import Callable, Collection
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, cast
 
 import torch
@@ -13,10 +14,11 @@ from torch.utils.checkpoint import checkpoint
 
 from models import fused
 from models.cells import ACTIVATIONS, CELLS, Cell
+from models.projections import Dense, Projection
 
-BACKENDS = ("auto", "autograd", "fused")
+BACKENDS = ("auto", "autograd", "fused", "compiled", "triton")
 DROPOUT_PER = ("step", "window")
-Project = Callable[[list[Cell]], list[Tensor]]  # W_ih x + b_ih (T, B, GH) of each cell of a layer
+Project = Callable[[list[Cell]], list[Projection]]  # of each cell of a layer
 TORCH_LAYERS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
@@ -63,7 +65,8 @@ class Recurrent(nn.Module):
         num_layers: L.
         activation, gate_activation: as in `models.cells.Cell`.
         backend: "autograd" loops over the cell; "fused" computes the same in one autograd function a layer, with its
-            backward pass by hand, faster and for first derivatives only; "auto" takes fused.
+            backward pass by hand, faster and for first derivatives only; "compiled" is that through `torch.compile`;
+            "triton" has kernels for GPUs; "auto" takes compiled where it pays (`models.fused.pays`), else fused.
         bidirectional: whether there are D = 2 directions, else D = 1.
         dropout: between layers, while training: the probability that a value is dropped.
         dropout_per: "step" or "window", as in `Dropout`.
@@ -102,6 +105,8 @@ class Recurrent(nn.Module):
         for name, known in [*choices, (activation, ACTIVATIONS), (gate_activation, ACTIVATIONS)]:
             if name not in known:
                 raise ValueError(f"{name!r} does not exist: choose one of {', '.join(known)}")
+        if backend == "triton" and find_spec("triton") is None:
+            raise ValueError("backend 'triton' needs triton: pip install 'unrolled[gpu]', or choose fused")
         self.cell, self.backend, self.dropout = cell, backend, Dropout(dropout, dropout_per)
         self.recompute = recompute
         sizes = [input_size] + [(1 + bidirectional) * hidden_size] * (num_layers - 1)
@@ -125,7 +130,7 @@ class Recurrent(nn.Module):
             raise ValueError(f"x has shape {tuple(x.shape)}: give (T, B, {first[0].input_size})")
         real = None if lengths is None else real_steps(lengths, x)
         x = x if real is None else x.masked_fill(~real, 0)
-        return self.over_projected(lambda cells: [cell.project(x) for cell in cells], x.shape[1], state, real)
+        return self.over_projected(lambda cells: dense(x, cells), x.shape[1], state, real)
 
     def over_projected(
         self, project: Project, batch_size: int, state: Any = None, real: Tensor | None = None
@@ -143,26 +148,32 @@ class Recurrent(nn.Module):
             read = partial(self.read, output)
         return output, stack(finals)
 
-    def read(self, x: Tensor, cells: list[Cell]) -> list[Tensor]:
+    def read(self, x: Tensor, cells: list[Cell]) -> list[Projection]:
         """W_ih x + b_ih of a layer's cells, from the layer before."""
-        x = self.dropout(x)
-        return [cell.project(x) for cell in cells]
+        return dense(self.dropout(x), cells)
 
     def one_layer(
         self, cells: list[Cell], project: Project, states: list[Any], real: Tensor | None
     ) -> tuple[Tensor, list[Any]]:
         """Every y of a layer (T, B, DH), and the last state (B, H) of each of its directions."""
         outputs, finals = [], []
-        for direction, (cell, x_part, state) in enumerate(zip(cells, project(cells), states, strict=True)):
-            h, final = (self.along if direction == 0 else self.against)(cell, x_part, state, real)
+        for direction, (cell, projection, state) in enumerate(zip(cells, project(cells), states, strict=True)):
+            h, final = (self.along if direction == 0 else self.against)(cell, projection, state, real)
             outputs.append(h if real is None else h.masked_fill(~real, 0))
             finals.append(final)
         return torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0], finals
 
-    def along(self, cell: Cell, x_parts: Tensor, state: Any, real: Tensor | None) -> tuple[Tensor, Any]:
+    def along(self, cell: Cell, projection: Projection, state: Any, real: Tensor | None) -> tuple[Tensor, Any]:
         """One cell from the first step to the last."""
+        if self.backend == "triton":
+            from models import triton_kernels  # which imports what not every machine has
+
+            return triton_kernels.unroll(cell, projection.parts(), state, real)
         if self.backend != "autograd":
-            return fused.unroll(cell, x_parts, state, real)
+            T, B = projection[0].shape[:2]
+            compiled = self.backend == "compiled" or (self.backend == "auto" and fused.pays(cell.weight_hh, T, B))
+            return fused.unroll(cell, projection, state, real, compiled)
+        x_parts = projection.parts()
         outputs, chunks = [], x_parts.split(self.recompute or len(x_parts))
         reals = [None] * len(chunks) if real is None else real.split(len(chunks[0]))
         for x_part, real_part in zip(chunks, reals, strict=True):
@@ -176,9 +187,9 @@ class Recurrent(nn.Module):
             return function(*inputs)
         return checkpoint(function, *inputs, use_reentrant=False)
 
-    def against(self, cell: Cell, x_parts: Tensor, state: Any, real: Tensor | None) -> tuple[Tensor, Any]:
+    def against(self, cell: Cell, projection: Projection, state: Any, real: Tensor | None) -> tuple[Tensor, Any]:
         """One cell from the last step to the first: a state stays as it is until its sequence begins."""
-        h, final = self.along(cell, x_parts.flip(0), state, None if real is None else real.flip(0))
+        h, final = self.along(cell, projection.flipped(), state, None if real is None else real.flip(0))
         return h.flip(0), final
 
     @classmethod
@@ -243,14 +254,14 @@ def unroll(cell: Cell, x_parts: Tensor, state: Any, real: Tensor | None = None) 
     outputs = []
     for t, x_part in enumerate(x_parts.unbind()):
         after = cell.step(x_part, state)
-        state = after if real is None else choose(real[t], after, state)
+        state = after if real is None else fused.choose(real[t], after, state)
         outputs.append(state.h)
     return outputs, state
 
 
-def choose(condition: Tensor, yes: Any, no: Any) -> Any:
-    """Of two states, (B, H) each, the first's members where the condition (B, 1) holds, the second's elsewhere."""
-    return type(yes)(*(torch.where(condition, *parts) for parts in zip(yes, no, strict=True)))
+def dense(x: Tensor, cells: list[Cell]) -> list[Projection]:
+    """Of vectors x (T, B, I), for each cell of a layer."""
+    return [Dense(x, cell.weight_ih, cell.bias_ih) for cell in cells]
 
 
 def real_steps(lengths: Tensor, x: Tensor) -> Tensor:

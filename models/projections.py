@@ -1,0 +1,95 @@
+"""W_ih x + b_ih of a layer, the part of a step that depends on no state, in the forms in which layers get it.
+
+Each knows how to compute itself for some of the steps, and how the gradient of that part, d (K, B, GH), is shared out.
+Letters: T steps, K of them, B batch, I input size, V symbols, G gates, H hidden size.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Union
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def add_products(total: Tensor, d: Tensor, read: Tensor) -> None:
+    """total += Σ_t Σ_b d readᵀ: (K, B, G), (K, B, I) → (G, I). Sums have the precision of `total`, products of `d`."""
+    d, read = d.flatten(0, 1).T, read.flatten(0, 1).to(d)
+    if total.dtype == d.dtype:
+        total.addmm_(d, read)
+    else:
+        total += d @ read
+
+
+class Dense(NamedTuple):
+    """Of vectors: x Wᵀ + b, from x (T, B, I), W (GH, I), b (GH)."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def steps(self, t: slice) -> "Dense":
+        return self._replace(x=self.x[t])
+
+    def flipped(self) -> "Dense":
+        return self._replace(x=self.x.flip(0))
+
+    def parts(self) -> Tensor:
+        return F.linear(self.x, self.weight, self.bias)
+
+    def no_gradients(self, wanted: Sequence[bool]) -> list[Any]:
+        x = torch.empty_like(self.x) if wanted[0] else None
+        return [x, *(torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in self[1:])]
+
+    def share_out(self, gradients: list[Any], t: slice, d: Tensor) -> None:
+        d = d.to(self.weight)
+        if gradients[0] is not None:
+            torch.matmul(d, self.weight, out=gradients[0][t])
+        add_products(gradients[1], d, self.x[t])
+        gradients[2] += d.sum((0, 1))
+
+
+class Symbols(NamedTuple):
+    """Of symbols: a row each of a table (V, GH), by tokens (T, B). The table holds W x + b of each symbol, once."""
+
+    tokens: Tensor
+    table: Tensor
+
+    def steps(self, t: slice) -> "Symbols":
+        return self._replace(tokens=self.tokens[t])
+
+    def flipped(self) -> "Symbols":
+        return self._replace(tokens=self.tokens.flip(0))
+
+    def parts(self) -> Tensor:
+        return F.embedding(self.tokens, self.table)
+
+    def no_gradients(self, wanted: Sequence[bool]) -> list[Any]:
+        return [None, torch.zeros_like(self.table)]
+
+    def share_out(self, gradients: list[Any], t: slice, d: Tensor) -> None:
+        gradients[1].index_add_(0, self.tokens[t].flatten(), d.flatten(0, 1).to(self.table))
+
+
+class Given(NamedTuple):
+    """As it is: (T, B, GH)."""
+
+    x_parts: Tensor
+
+    def steps(self, t: slice) -> "Given":
+        return Given(self.x_parts[t])
+
+    def flipped(self) -> "Given":
+        return Given(self.x_parts.flip(0))
+
+    def parts(self) -> Tensor:
+        return self.x_parts
+
+    def no_gradients(self, wanted: Sequence[bool]) -> list[Any]:
+        return [torch.empty_like(self.x_parts)]
+
+    def share_out(self, gradients: list[Any], t: slice, d: Tensor) -> None:
+        gradients[0][t] = d
+
+
+Projection = Union[Dense, Symbols, Given]  # noqa: UP007
