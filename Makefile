@@ -2,9 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test lint
+.PHONY: train test lint explore
 train: .venv/ready
 	$(BIN)/python train.py --config configs/lstm.yaml
+
+explore: .venv/ready
+	newest=$$(ls -t runs/*/*/checkpoints/best.ckpt 2>/dev/null | head -n 1); \
+	$(BIN)/python explore.py --checkpoint "$${newest:-runs/lstm/version_0/checkpoints/best.ckpt}"
 
 test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile

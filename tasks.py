@@ -13,6 +13,7 @@ from datamodules.text import TextDataModule
 from models.callbacks import Samples, SuggestionAccuracy, Teller, Verdicts
 from models.checkpoints import carried_config, read_checkpoint
 from models.classifier import Classifier
+from models.insight.flow import GradientFlow
 from models.language_model import LanguageModel
 from models.training import Trained
 
@@ -33,7 +34,7 @@ TASKS = {
         TextDataModule,
         ("vocab_size",),
         lambda folder: Samples(folder / "samples.txt"),
-        lambda folder: [SuggestionAccuracy(folder / "suggestions.png")],
+        lambda folder: [SuggestionAccuracy(folder / "suggestions.png"), GradientFlow(folder / "flow.npz")],
     ),
     "classify": Task(Classifier, LabelledDataModule, ("vocab_size", "num_classes", "class_weights"), Verdicts),
 }

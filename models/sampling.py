@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from models.language_model import LanguageModel
+from models.stepping import Stepper
 
 PROMPT_WINDOW = 256  # steps in which a prompt is read: the logits of so many are in memory at a time
 
@@ -80,14 +81,14 @@ def continuation(
     state = None
     for window in prompt[:, None].split(PROMPT_WINDOW):  # (T, 1)
         logits, state = model(window.to(model.device), state)
-    logits = logits[-1:].expand(-1, len(dice), -1)  # (1, B, V)
-    state = tree_map(lambda part: part.repeat_interleave(len(dice), dim=1), state)
+    logits = logits[-1].expand(len(dice), -1)  # (B, V)
+    step = Stepper(model, tree_map(lambda part: part.repeat_interleave(len(dice), dim=1), state))
     for remaining in reversed(range(length)):
-        rows = logits[-1].float().cpu().unbind()  # on the CPU, so that a seed gives the same text on every device
-        tokens = torch.stack([choose(row, dice=own) for row, own in zip(rows, dice, strict=True)]).view(1, -1)
-        yield tokens[0].tolist()
+        rows = logits.float().cpu().unbind()  # on the CPU, so that a seed gives the same text on every device
+        tokens = torch.cat([choose(row, dice=own) for row, own in zip(rows, dice, strict=True)])
+        yield tokens.tolist()
         if remaining:
-            logits, state = model(tokens.to(model.device), state)
+            logits = step(tokens.to(model.device))
 
 
 def draw(

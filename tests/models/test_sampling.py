@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._pytree import tree_leaves
 
+from models import stepping
 from models.language_model import LanguageModel
 from models.sampling import PROMPT_WINDOW, draw, generate, harmless, probabilities, side_by_side, until
+from models.stepping import Stepper
 
 PROMPT = torch.tensor([3, 1, 2])
 
@@ -23,16 +25,23 @@ def model() -> LanguageModel:
     return LanguageModel(7, embedding_size=4, hidden_size=8).eval()
 
 
-class Watched:
-    """Calls the model, and writes down what it is given: steps, batch, and numbers in the state."""
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
+    """Of what is computed to read a window or to take a step: steps, batch, and numbers in the state before."""
+    forward, step, written = LanguageModel.forward, Stepper.__call__, []
 
-    def __init__(self, model: LanguageModel) -> None:
-        self.model, self.device = model, model.device
-        self.calls: list[tuple[int, int, int]] = []
+    def read(self: LanguageModel, tokens: torch.Tensor, state: Any = None) -> Any:
+        written.append((*tokens.shape, sum(part.numel() for part in tree_leaves(state) if part is not None)))
+        return forward(self, tokens, state)
 
-    def __call__(self, tokens: torch.Tensor, state: Any) -> Any:
-        self.calls.append((*tokens.shape, sum(p.numel() for p in tree_leaves(state) if p is not None)))
-        return self.model(tokens, state)
+    def take(self: Stepper, tokens: torch.Tensor) -> torch.Tensor:
+        parts = tree_leaves([self.memory, *(layer.state for layer in self.layers)])
+        written.append((1, *tokens.shape, sum(part.numel() for part in parts if part is not None)))
+        return step(self, tokens)
+
+    monkeypatch.setattr(LanguageModel, "forward", read)
+    monkeypatch.setattr(Stepper, "__call__", take)
+    return written
 
 
 def test_a_seed_gives_the_same_text_and_another_seed_another(model: LanguageModel) -> None:
@@ -63,33 +72,64 @@ def test_a_sample_among_others_is_the_one_that_its_seed_gives_alone(options: dic
     assert together == alone and len(set(map(tuple, alone))) == 4
 
 
-def test_rows_are_drawn_together_when_one_asks_and_no_further_than_asked(model: LanguageModel) -> None:
-    watched: Any = Watched(model)
-    first, second = side_by_side(watched, PROMPT, 50, 2)
-    assert watched.calls == []
+def test_rows_are_drawn_together_when_one_asks_and_no_further_than_asked(
+    model: LanguageModel, calls: list[tuple[int, int, int]]
+) -> None:
+    first, second = side_by_side(model, PROMPT, 50, 2)
+    assert calls == []
     [next(first) for _ in range(5)]
-    assert len(watched.calls) == 5
+    assert len(calls) == 5
     [next(second) for _ in range(5)]
-    assert len(watched.calls) == 5
+    assert len(calls) == 5
 
 
-def test_every_symbol_costs_one_step_from_a_state_that_does_not_grow(model: LanguageModel) -> None:
-    watched: Any = Watched(model)
-    list(generate(watched, PROMPT, 300))
-    prompt, *steps = watched.calls
+def test_every_symbol_costs_one_step_from_a_state_that_does_not_grow(
+    model: LanguageModel, calls: list[tuple[int, int, int]]
+) -> None:
+    list(generate(model, PROMPT, 300))
+    prompt, *steps = calls
     assert prompt == (3, 1, 0) and len(steps) == 299
     assert set(steps) == {(1, 1, 16)}  # h and c of 8 units
-    attentive: Any = Watched(LanguageModel(7, hidden_size=8, attention_span=5).eval())
-    list(generate(attentive, PROMPT, 300))
-    assert set(attentive.calls[2:]) == {(1, 1, 16 + 4 * 8)}  # and the last four h
+    calls.clear()
+    list(generate(LanguageModel(7, hidden_size=8, attention_span=5).eval(), PROMPT, 300))
+    assert set(calls[2:]) == {(1, 1, 16 + 4 * 8)}  # and the last four h
 
 
-def test_a_long_prompt_is_read_in_windows_and_once(model: LanguageModel) -> None:
-    prompt, watched = torch.arange(2 * PROMPT_WINDOW + 5) % 7, Watched(model)
-    written = [list(row) for row in side_by_side(watched, prompt, 1, 3, temperature=0)]  # type: ignore[arg-type]
-    assert [(steps, rows) for steps, rows, _ in watched.calls] == [(PROMPT_WINDOW, 1), (PROMPT_WINDOW, 1), (5, 1)]
+def test_a_long_prompt_is_read_in_windows_and_once(model: LanguageModel, calls: list[tuple[int, int, int]]) -> None:
+    prompt = torch.arange(2 * PROMPT_WINDOW + 5) % 7
+    written = [list(row) for row in side_by_side(model, prompt, 1, 3, temperature=0)]
+    assert [(steps, rows) for steps, rows, _ in calls] == [(PROMPT_WINDOW, 1), (PROMPT_WINDOW, 1), (5, 1)]
     logits, _ = model(prompt[:, None])
     assert written == [[int(logits[-1, 0].argmax())]] * 3
+
+
+OPTIONS: list[dict[str, Any]] = [
+    *({"cell": cell, "num_layers": layers} for cell in ("rnn", "gru", "lstm") for layers in (1, 2)),
+    {"embedding_size": 3},
+    {"embedding_size": 3, "cell": "gru", "table": 0},
+    {"embedding_size": 5, "tied": True, "attention_span": 3},
+    {"activation": "hard_tanh", "gate_activation": "hard_sigmoid"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_step_is_what_the_model_computes(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(stepping, "LARGEST_TABLE", options.pop("table", stepping.LARGEST_TABLE))
+    model, tokens = LanguageModel(7, hidden_size=5, **options).double().eval(), torch.randint(7, (12, 4))
+    with torch.inference_mode():
+        _, state = model(tokens[:4])
+        step, (whole, _) = Stepper(model, state), model(tokens)
+        for t in range(4, 12):  # sums of at most a dozen terms of about 1, each rounding at 2⁻⁵³, over twelve steps
+            torch.testing.assert_close(step(tokens[t]), whole[t], rtol=0, atol=2**-45)
+
+
+def test_a_step_writes_where_the_last_one_wrote(model: LanguageModel) -> None:
+    with torch.inference_mode():
+        step = Stepper(model, model(PROMPT[:, None])[1])
+        states = [step.layers[0].state.h, step.layers[0].state.c]
+        places = {tuple(part.data_ptr() for part in (step(token), *states)) for token in PROMPT[:, None]}
+    assert len(places) == 1
 
 
 def test_the_probabilities_are_those_of_the_docstring() -> None:

@@ -1,0 +1,289 @@
+"use strict";
+// What the page does: it colours texts by numbers that lie packed inside it, and moves what the epoch's slider moves.
+
+const given = JSON.parse(document.getElementById("data").textContent);
+const byId = (id) => document.getElementById(id);
+const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+
+async function unpacked({ kind, bytes }) {
+  const compressed = Uint8Array.from(atob(bytes), (sign) => sign.charCodeAt(0));
+  const stream = new Blob([compressed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new globalThis[kind](await new Response(stream).arrayBuffer());
+}
+
+function make(name, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(name), properties);
+  element.append(...children);
+  return element;
+}
+
+// White space that would not be seen, as signs.
+const visible = (symbol) => symbol.replaceAll("\n", "↵").replaceAll("\t", "→").replace(/^ +$/, (s) => "␣".repeat(s.length));
+
+function number(value) {
+  if (!Number.isFinite(value)) return "–";
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size < 0.01 || size >= 10000) return value.toExponential(1).replace("e+", "e").replace("-", "−").replace("e-", "e−");
+  return (size >= 100 ? value.toFixed(0) : value.toPrecision(2)).replace("-", "−");
+}
+const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}%`;
+
+// The colour of a value, and of a sign upon it: from 0 to 1 on the scale "leaning", from −1 to 1 on "signed".
+function colour(value, scale) {
+  const colours = given.scales[scale];
+  const share = scale === "signed" ? (value + 1) / 2 : value;
+  return colours[Math.round(clamp(share, 0, 1) * (colours.length - 1))];
+}
+
+function gradient(scale) {
+  const stops = Array.from({ length: 33 }, (_, n) => colour(scale === "signed" ? n / 16 - 1 : n / 32, scale)[0]);
+  return `linear-gradient(to right, ${stops.join(", ")})`;
+}
+
+function legend(id, scale, from, to) {
+  const [first, bar, last] = byId(id).children;
+  [first.textContent, bar.style.background, last.textContent] = [from, gradient(scale), to];
+}
+
+// A text whose symbols can be pointed at, by mouse, finger or keys. `pointed` learns which one is; `keys` may take more.
+function reader(id, symbols, pointed, keys = {}) {
+  const box = byId(`${id}-text`);
+  const signs = symbols.map((symbol, n) => {
+    const text = symbol.replaceAll("\n", "↵\n").replaceAll("\t", "→\t");
+    const sign = make("span", { id: `${id}-${n}`, textContent: text, role: "option", className: text === symbol ? "" : "white" });
+    sign.dataset.n = n;
+    return sign;
+  });
+  box.append(...signs);
+  let now = 0;
+  function point(n, scroll) {
+    signs[now].classList.remove("now");
+    signs[now].setAttribute("aria-selected", "false");
+    now = clamp(n, 0, signs.length - 1);
+    signs[now].classList.add("now");
+    signs[now].setAttribute("aria-selected", "true");
+    box.setAttribute("aria-activedescendant", signs[now].id);
+    if (scroll) signs[now].scrollIntoView({ block: "nearest", inline: "nearest" });
+    pointed(now);
+  }
+  function line(direction) {
+    const { offsetTop: top, offsetLeft: left } = signs[now];
+    let n = now;
+    while (signs[n] && Math.abs(signs[n].offsetTop - top) < 3) n += direction;
+    if (!signs[n]) return now;
+    const other = signs[n].offsetTop;
+    let best = n;
+    for (; signs[n] && Math.abs(signs[n].offsetTop - other) < 3; n += direction)
+      if (Math.abs(signs[n].offsetLeft - left) < Math.abs(signs[best].offsetLeft - left)) best = n;
+    return best;
+  }
+  const moves = {
+    ArrowLeft: () => now - 1, ArrowRight: () => now + 1, ArrowUp: () => line(-1), ArrowDown: () => line(1),
+    Home: () => 0, End: () => signs.length - 1,
+  };
+  box.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || !(event.key in keys || event.key in moves)) return;
+    event.preventDefault();
+    if (event.key in keys) keys[event.key]();
+    else point(moves[event.key](), true);
+  });
+  for (const kind of ["pointerover", "pointerdown"])
+    box.addEventListener(kind, ({ target }) => target.dataset.n && point(Number(target.dataset.n), false));
+  return { signs, point, again: () => pointed(now) };
+}
+
+function paint(sign, value, scale) {
+  [sign.style.background, sign.style.color] = value === null ? ["", ""] : colour(value, scale);
+}
+
+function bar(share) {
+  const filled = make("i");
+  filled.style.width = percent(share);
+  return make("span", { className: "bar" }, filled);
+}
+const code = (symbol, className = "") => make("code", { textContent: visible(symbol), className });
+
+// A map's values of one row: [t̃, steps back]. Row r of a map that has only some is of the text's `rows[r]`.
+async function opened(map) {
+  const [most, steps] = [await unpacked(map.most), await unpacked(map.steps)];
+  const value = (row, back) => {
+    const step = steps[row * map.span + back];
+    return step && Math.sign(step) * most[row] * 10 ** ((Math.abs(step) / map.levels - 1) * map.decades);
+  };
+  return { ...map, most, value, mostOfAll: most.reduce((a, b) => Math.max(a, b), 0) };
+}
+
+// How much of a colour a value has: its share of the most, or how far down three powers of ten it lies.
+function share(value, most, steps) {
+  if (!value || !most) return 0;
+  const size = Math.abs(value) / most;
+  return Math.sign(value) * (steps === "log" ? clamp(1 + Math.log10(size) / 3, 0, 1) : size);
+}
+
+// What the prediction of each symbol leaned on, coloured. The symbol at n is predicted by row n − 1.
+async function leaning(id, packedMaps) {
+  const maps = {};
+  for (const [name, map] of Object.entries(packedMaps)) maps[name] = await opened(map);
+  const chosen = (what, otherwise) => byId(`${id}-${what}`)?.value ?? otherwise;
+  let coloured = [];
+  let target = null;
+  function show(n) {
+    const map = maps[chosen("map", Object.keys(maps)[0])];
+    const [range, steps] = [chosen("range", "row"), chosen("steps", "linear")];
+    for (const sign of coloured) paint(sign, null);
+    target?.classList.remove("predicted");
+    let [row, at] = [n - 1, n - 1];
+    if (map.rows) {
+      row = map.rows.reduce((best, t, r) => (Math.abs(t - at) < Math.abs(map.rows[best] - at) ? r : best), 0);
+      at = map.rows[row];
+    }
+    const [panel, some] = [byId(`${id}-panel`), []];
+    panel.replaceChildren();
+    coloured = [];
+    if (at < 0) return panel.append(make("p", { textContent: "Nothing was read before the first symbol." }));
+    const most = range === "all" ? map.mostOfAll : map.most[row];
+    for (let back = 0; back < Math.min(map.span, at + 1); back++) {
+      const value = map.value(row, back);
+      paint(text.signs[at - back], share(value, most, steps), map.scale);
+      coloured.push(text.signs[at - back]);
+      some.push([value, back]);
+    }
+    target = text.signs[at + 1];
+    target.classList.add("predicted");
+    const least = steps === "log" ? number(most / 1000) : "0";
+    if (map.scale === "leaning") legend(`${id}-legend`, map.scale, least, number(most));
+    else legend(`${id}-legend`, map.scale, number(-most), `${number(most)}; in the middle ${least}`);
+    const said = make("p", {}, "Expected here: ", code(given.predicted[at], "predicted"), ` ${percent(given.probability[at])}`);
+    if (at + 1 < given.symbols.length) said.append("; the text has ", code(given.symbols[at + 1]));
+    const total = some.reduce((sum, [value]) => sum + Math.abs(value), 0);
+    said.append(`. The row's total: ${number(id === "connectivity" && map === maps.norm ? given.total[at] : total)}.`);
+    if (map.rows) said.append(` Of ${map.rows.length} places that were computed, the nearest.`);
+    some.sort(([a], [b]) => Math.abs(b) - Math.abs(a));
+    const most5 = some.slice(0, 5).filter(([value]) => value);
+    panel.append(said, make("ul", {}, ...most5.map(([value, back]) =>
+      make("li", {}, code(given.symbols[at - back]), ` ${number(value)}, ${back} back`))));
+  }
+  const text = reader(id, [...given.symbols, "▢"], show);
+  for (const what of ["map", "range", "steps"])
+    byId(`${id}-${what}`)?.addEventListener("change", () => {
+      const rows = new Set(maps[chosen("map")]?.rows?.map((row) => row + 1));
+      text.signs.forEach((sign, n) => sign.classList.toggle("there", rows.has(n)));
+      text.again();
+    });
+  text.point(Math.min(given.symbols.length, 60), false);
+}
+
+async function units({ kind, values: packedValues, top }) {
+  const values = await unpacked(packedValues);
+  const [layer, unit] = [byId("unit-layer"), byId("unit-number")];
+  const [length, size] = [given.symbols.length, Number(unit.max) + 1];
+  const value = (n) => values[(Number(layer.value) * size + Number(unit.value)) * length + n] / 127;
+  const buttons = [...document.querySelectorAll("button[data-unit]")];
+  function show() {
+    unit.value = clamp(Math.round(Number(unit.value)) || 0, 0, size - 1);
+    const known = buttons.filter(({ dataset }) => dataset.layer === layer.value && dataset.unit === unit.value);
+    byId("unit-tracks").textContent = known.map((button) => button.textContent).join(", ");
+    text.signs.forEach((sign, n) => paint(sign, value(n), "signed"));
+    text.again();
+  }
+  function step(by) {
+    const place = Number(layer.value) * size + Number(unit.value) + by;
+    if (place < 0 || place >= size * layer.length) return;
+    [layer.value, unit.value] = [Math.floor(place / size), place % size];
+    show();
+  }
+  const text = reader("units", given.symbols, (n) => {
+    byId("units-panel").replaceChildren(
+      make("p", {}, code(given.symbols[n]), ` ${kind} = ${value(n).toFixed(2).replace("-", "−")}. Expected next:`),
+      make("ul", {}, ...top[n].map(([symbol, chance]) =>
+        make("li", {}, code(symbol), ` ${percent(chance)}`, bar(chance)))));
+  }, { ArrowUp: () => step(-1), ArrowDown: () => step(1) });
+  for (const control of [layer, unit]) control.addEventListener("input", show);
+  byId("unit-before").addEventListener("click", () => step(-1));
+  byId("unit-after").addEventListener("click", () => step(1));
+  for (const button of buttons)
+    button.addEventListener("click", () => {
+      [layer.value, unit.value] = [button.dataset.layer, button.dataset.unit];
+      show();
+      byId("units-text").focus({ preventScroll: true });
+      byId("units").querySelector(".controls").scrollIntoView({ block: "start" });
+    });
+  legend("units-legend", "signed", "−1", "1");
+  text.point(0, false);
+  if (buttons.length) [layer.value, unit.value] = [buttons[0].dataset.layer, buttons[0].dataset.unit];
+  show();
+}
+
+// The ridges are the figure's own lines: each begins at the height of its foot, and has a point for each bin.
+async function training({ epochs, clipped, lift, bins, layers }) {
+  const [slider, table] = [byId("epoch"), byId("epoch-table")];
+  const frames = await Promise.all(layers.map((layer) => unpacked(layer.frames)));
+  const lines = layers.map((_, n) => [...document.querySelectorAll(`g[id^="epochs-${n}-histograms-ridge-"] path`)].map((path) => ({
+    path,
+    level: Number(path.parentNode.id.split("-").pop()),
+    points: path.getAttribute("d").match(/-?[\d.]+ -?[\d.]+/g).map((point) => point.split(" ").map(Number)),
+  })));
+  const marks = [...document.querySelectorAll('g[id^="epochs-"][id$="-mark"]')];
+  function show() {
+    const now = Number(slider.value);
+    byId("epoch-now").textContent = epochs[now];
+    slider.setAttribute("aria-valuetext", `epoch ${epochs[now]}`);
+    for (const mark of marks) mark.style.transform = `translateY(${now * mark.getBBox().height}px)`;
+    lines.forEach((ridges, n) => {
+      const foot = (level) => ridges.find((ridge) => ridge.level === level)?.points[0][1];
+      const pitch = foot(0) - (foot(1) ?? foot(0) - 20);
+      for (const { path, level, points } of ridges) {
+        const start = (now * ridges.length + level) * bins;
+        const counts = frames[n].subarray(start, start + bins);
+        const between = points.slice(1, bins + 1).map(([x], bin) => `L${x} ${points[0][1] - (lift * pitch * counts[bin]) / 255}`);
+        path.setAttribute("d", `M${points[0].join(" ")}${between.join("")}L${points[bins + 1].join(" ")}Z`);
+      }
+    });
+    byId("epoch-caption").textContent = `After epoch ${epochs[now]}; ${percent(clipped[now])} of the updates before it were clipped.`;
+    table.tBodies[0].replaceChildren(...layers.map((layer, n) => make("tr", {}, make("th", { scope: "row", textContent: n }),
+      ...["spectral_radius", "largest_singular_value", "mean_slope", "mean_forget"].map((name) =>
+        make("td", { textContent: layer[name] ? layer[name][now].toFixed(3) : "–" })))));
+  }
+  [slider.max, slider.value] = [epochs.length - 1, epochs.length - 1];
+  slider.addEventListener("input", show);
+  show();
+}
+
+// A classifier's text, coloured by each word's share.
+function reading(shares) {
+  const map = byId("reading-map");
+  const most = () => Math.max(...shares[map.value]);
+  const text = reader("reading", given.symbols.map((symbol) => `${symbol} `), (n) => {
+    const items = Object.entries(shares).map(([name, values]) => make("li", { textContent: `${name} ${number(values[n])}` }));
+    byId("reading-panel").replaceChildren(make("p", {}, code(given.symbols[n])), make("ul", {}, ...items));
+  });
+  function show() {
+    text.signs.forEach((sign, n) => paint(sign, shares[map.value][n] / most(), "leaning"));
+    legend("reading-legend", "leaning", "0", number(most()));
+  }
+  map.addEventListener("change", show);
+  show();
+  text.point(0, false);
+}
+
+function theme() {
+  const root = document.documentElement;
+  const dark = () => (root.style.colorScheme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  const tell = () => (byId("theme").textContent = dark() ? "Light" : "Dark");
+  byId("theme").addEventListener("click", () => {
+    root.style.colorScheme = dark() ? "light" : "dark";
+    tell();
+  });
+  tell();
+}
+
+async function begin() {
+  theme();
+  if (given.shares) return reading(given.shares);
+  await leaning("connectivity", given.maps.connectivity);
+  if (given.maps.attention) await leaning("attention", given.maps.attention);
+  await units(given.units);
+  if (given.epochs) await training(given.epochs);
+}
+const ready = begin();
