@@ -24,6 +24,11 @@ from models.steps import ACTIVATION_OF, STEPS, Activation, Step, tanh_of_exp
 
 STEPS_OF_A_CHUNK = 8  # more make fewer calls, and take the compiler longer: some seconds for each of these
 WORTH_COMPILING = 4096  # values in a state (B, H): smaller ones are done before a compiler is
+OPTIONS = {
+    "cpp_wrapper": True,  # a chunk is one call of C++, not one of Python for each kernel
+    "cpp.dynamic_threads": True,  # as many as there are when it runs
+    "pattern_matcher": False,  # a sum after a product belongs into the pass that reads it, not into the product
+}
 NO_FORWARD_MODE = "this backend has no forward-mode derivatives: use backend='autograd'"
 
 
@@ -39,7 +44,7 @@ class Chunk:
         """What the steps keep (K, B, H) each, and the states (K + 1, B, H) each, from `before` to the last."""
         parts, kept, states = projection.parts(), [], [self.step.state(*before)]
         for t in range(len(parts)):
-            from_h = torch.addmm(bias, states[-1].h.to(weight), weight)
+            from_h = states[-1].h.to(weight) @ weight + bias
             keeps, after = self.step.forward(parts[t], from_h, states[-1])
             kept.append(keeps)
             states.append(after if real is None else choose(real[t], after, states[-1]))
@@ -89,7 +94,7 @@ def or_plain(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function compiled for each shape that it is called with; as it is, once the compiler has failed."""
     from torch._dynamo.exc import TorchDynamoException  # a second, which who does not compile need not wait
 
-    run = torch.compile(function, dynamic=False, fullgraph=True, options={"cpp.dynamic_threads": True})
+    run = torch.compile(function, dynamic=False, fullgraph=True, options=OPTIONS)
 
     def either(*inputs: Any) -> Any:
         nonlocal run

@@ -5,7 +5,7 @@ Letters: T steps, K of them, B batch, I input size, V symbols, G gates, H hidden
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -71,25 +71,4 @@ class Symbols(NamedTuple):
         gradients[1].index_add_(0, self.tokens[t].flatten(), d.flatten(0, 1).to(self.table))
 
 
-class Given(NamedTuple):
-    """As it is: (T, B, GH)."""
-
-    x_parts: Tensor
-
-    def steps(self, t: slice) -> "Given":
-        return Given(self.x_parts[t])
-
-    def flipped(self) -> "Given":
-        return Given(self.x_parts.flip(0))
-
-    def parts(self) -> Tensor:
-        return self.x_parts
-
-    def no_gradients(self, wanted: Sequence[bool]) -> list[Any]:
-        return [torch.empty_like(self.x_parts)]
-
-    def share_out(self, gradients: list[Any], t: slice, d: Tensor) -> None:
-        gradients[0][t] = d
-
-
-Projection = Union[Dense, Symbols, Given]  # noqa: UP007
+Projection = Dense | Symbols
