@@ -1,12 +1,15 @@
-"""python -m benchmarks layers [--pairs 15] [--out FILE.json]
+"""Ours against what one would use instead, side by side: a ratio above 1 says that ours are better.
+
+python -m benchmarks layers|growth|training|generation|memory|numpy [--pairs N] [--device cuda] [--out FILE.json]
 python -m benchmarks kills [--count 50]
 """
 
 import json
 import platform
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jsonargparse import ArgumentParser
@@ -14,29 +17,107 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks import kills, layers
+from benchmarks import char_rnn, generation, growth, kills, layers, memory, training
+from command_line import mistakes_in_one_line, quiet
 
-COLUMNS = ("cell", "input", "T, B, H", "torch.nn, ms", "ours, ms", "ratio (quartiles)", "floor, ms", "share of floor")
+MEASUREMENTS: dict[str, Any] = {
+    "layers": layers,
+    "growth": growth,
+    "training": training,
+    "generation": generation,
+    "memory": memory,
+    "numpy": char_rnn,
+}
+ON_GPUS = ("layers", "training", "memory")
+FIGURES = ("ours", "theirs", "ratio", "low", "high", "goal", "floor")  # of a row; what else it has says of what
 
 
 def main() -> None:
-    parser = ArgumentParser(
-        description="layers: ours against torch's, in turn; above 1, ours are faster. kills: do killed runs recover?"
-    )
-    parser.add_argument("what", choices=["layers", "kills"])
-    parser.add_argument("--pairs", type=int, default=15, help="how often each is timed")
-    parser.add_argument("--out", type=str, help="a JSON file for the figures, with machine and versions")
-    parser.add_argument("--count", type=int, default=50, help="how often to kill")
+    quiet()
+    with mistakes_in_one_line("python -m benchmarks"):
+        options = parse_arguments()
+        given = options[options.subcommand].as_dict()
+        if options.subcommand == "kills":
+            killed(**given)
+        else:
+            measure(MEASUREMENTS[options.subcommand], **given)
+
+
+def parse_arguments() -> Any:
+    """Raises ValueError for what cannot be measured."""
+    parser = ArgumentParser(prog="python -m benchmarks", exit_on_error=False, description=first_sentence(__doc__))
+    commands = parser.add_subcommands()
+    for name, module in MEASUREMENTS.items():
+        command = ArgumentParser(exit_on_error=False, description=module.__doc__)
+        command.add_argument("--pairs", type=int, default=module.PAIRS, help="how often each side is measured")
+        command.add_argument("--out", type=str | None, default=None, help="a JSON file: figures, machine, versions")
+        if name in ON_GPUS:
+            command.add_argument("--device", type=Literal["cpu", "cuda"], default="cpu")
+        if name == "growth":
+            command.add_argument("--plot", type=str | None, default=None, help="a PNG file: pictures of it")
+        commands.add_subcommand(name, command, help=first_sentence(module.__doc__))
+    command = ArgumentParser(exit_on_error=False, description=kills.__doc__)
+    command.add_argument("--count", type=int, default=50, help="how often to kill")
+    commands.add_subcommand("kills", command, help=first_sentence(kills.__doc__))
     options = parser.parse_args()
-    if options.what == "kills":
-        killed(options.count)
-        return
-    found = list(track(layers.rows(options.pairs), description="measuring", total=None, transient=True))
+    given = options[options.subcommand]
+    if given.get("pairs", 2) < 2:
+        raise ValueError(f"--pairs is {given.pairs}: quartiles need at least 2")
+    if given.get("device") == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device is cuda: there is no GPU here; leave it out")
+    return options
+
+
+def first_sentence(text: str | None) -> str:
+    return " ".join(str(text).split()).split(". ")[0]
+
+
+def measure(measurement: Any, out: str | None, plot: str | None = None, **given: Any) -> None:
+    found = list(track(measurement.rows(**given), description="measuring", total=None, transient=True))
+    print(measurement.__doc__)
     Console(width=120).print(table_of(found))
-    if options.out:
-        about = {"machine": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-        content = json.dumps(about | {"precision": "float32", "rows": found}, indent=1)
-        Path(options.out).write_text(content + "\n", encoding="utf-8")
+    if out:
+        about = {"measured": " ".join(measurement.__doc__.split()), **versions(), "machine": machine()}
+        content = json.dumps(about | {"rows": found}, indent=1, ensure_ascii=False)
+        Path(out).write_text(content + "\n", encoding="utf-8")
+    if plot:
+        measurement.plot(found, plot)
+
+
+def table_of(found: list[dict[str, Any]]) -> Table:
+    with_floor = any("floor" in row for row in found)
+    figures = ("theirs", "ours", "ratio (quartiles)", "goal", *("floor", "share of floor") * with_floor)
+    table = Table(*(name for name in found[0] if name not in FIGURES), *figures)
+    for row in found:
+        what = [str(value) for name, value in row.items() if name not in FIGURES]
+        ratio = "{ratio:.2f} ({low:.2f} to {high:.2f})".format_map(row)
+        cells = [figure(row["theirs"]), figure(row["ours"]), ratio, f"{row.get('goal') or ''}"]
+        if with_floor:
+            cells += [figure(row["floor"]), f"{row['floor'] / row['ours']:.0%}"]
+        table.add_row(*what, *cells)
+    return table
+
+
+def figure(value: float) -> str:
+    """In three digits, or whole."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def versions() -> dict[str, str]:
+    packages = {name: version(name) for name in ("torch", "numpy", "pytorch-lightning")}
+    return {"python": platform.python_version(), **packages}
+
+
+def machine() -> dict[str, Any]:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if platform.system() == "Linux" else []
+    models = [line.split(": ", 1)[1] for line in lines if line.startswith("model name")]
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return {
+        "processor": models[0] if models else platform.machine(),
+        "cores": len(models),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+    }
 
 
 def killed(count: int) -> None:
@@ -51,16 +132,6 @@ def killed(count: int) -> None:
     )
     for run in found:
         print(*(f"differs: {name}\n" for name in run.differences), sep="", end="")
-
-
-def table_of(found: list[dict[str, Any]]) -> Table:
-    table = Table(*COLUMNS)
-    for row in found:
-        theirs, ours, floor = (f"{1e3 * row[name]:.1f}" for name in ("theirs", "ours", "floor"))
-        ratio = f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
-        size, share = f"{row['T']}, {row['B']}, {row['H']}", f"{row['floor'] / row['ours']:.0%}"
-        table.add_row(row["cell"], row["input"], size, theirs, ours, ratio, floor, share)
-    return table
 
 
 if __name__ == "__main__":

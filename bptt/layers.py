@@ -46,15 +46,16 @@ def layer_forward(
 
     Where a step is not `real` (T, B, 1), the state stays what it was, and h is zero.
     """
-    x_parts = x @ p["weight_ih"].T + p["bias_ih"]  # (T, B, GH): all steps in one product
-    before, outputs, saved = [], [], []
+    x_parts = product(x, p["weight_ih"].T) + p["bias_ih"]  # (T, B, GH): all steps in one product
+    q = {**p, "weight_hh": np.asfortranarray(p["weight_hh"])}  # every step reads W_hhᵀ, row by row
+    hs, saved = [state.h], []
     for x_part, taken in zip(x_parts, steps_taken(real, x), strict=True):
-        before.append(state.h)
-        after, of_step = cell.step(x_part, state, p, act)
+        after, of_step = cell.step(x_part, state, q, act)
         state = choose(taken, after, state)
-        outputs.append(state.h)
+        hs.append(state.h)
         saved.append(of_step)
-    return where_real(real, np.stack(outputs)), state, LayerTrace(x, np.stack(before), saved, real)
+    h = in_one(hs)  # (T + 1, B, H)
+    return where_real(real, h[1:]), state, LayerTrace(x, h[:-1], saved, real)
 
 
 def layer_backward(
@@ -62,19 +63,20 @@ def layer_backward(
 ) -> LayerGradients:
     """Backpropagation through time: ∂L/∂h at every step (T, B, H) and ∂L/∂ the last state in."""
     d_output = where_real(trace.real, d_output)  # h was set to zero where a step was not real
-    d_x_parts, d_h_parts, d_states = [], [], []
+    d_x_parts, d_h_parts, d_states, zeros = [], [], [], type(d_state)(*(d * 0 for d in d_state))
     steps = zip(d_output, trace.saved, steps_taken(trace.real, trace.x), strict=True)
     for d_h, saved, taken in reversed(list(steps)):
-        d_state = d_state._replace(h=d_state.h + d_h)  # from the loss at this step, and from all later steps
+        d_state = type(d_state)(d_state.h + d_h, *d_state[1:])  # from the loss at this step, and from all later steps
         d_states.append(d_state)
-        d_step = type(d_state)(*(where_real(taken, d) for d in d_state))  # a step not taken gets nothing:
+        d_step = choose(taken, d_state, zeros)  # a step not taken gets nothing:
         d_x_part, d_h_part, d_prev = cell.step_backward(d_step, saved, p, act)
         d_state = choose(taken, d_prev, d_state)  # it goes past it
         d_x_parts.append(d_x_part)
         d_h_parts.append(d_h_part)
-    d_x_part, d_h_part = np.stack(d_x_parts[::-1]), np.stack(d_h_parts[::-1])  # (T, B, GH)
+    d_h_part = in_one(d_h_parts[::-1])  # (T, B, GH)
+    d_x_part = d_h_part if d_x_part is d_h_parts[-1] else in_one(d_x_parts[::-1])  # but for the GRU, the same
     return LayerGradients(
-        x=d_x_part @ p["weight_ih"],  # ∂(W_ih x + b_ih)/∂x = W_ih
+        x=product(d_x_part, p["weight_ih"]),  # ∂(W_ih x + b_ih)/∂x = W_ih
         initial_state=d_state,
         parameters=parameter_gradients(d_x_part, d_h_part, trace),
         x_part=d_x_part,
@@ -83,11 +85,17 @@ def layer_backward(
     )
 
 
+def rows(a: Array) -> Array:
+    return a.reshape(-1, a.shape[-1])  # (T·B, ·)
+
+
+def product(a: Array, weight: Array) -> Array:
+    """a (T, B, I) times weight (I, O), of all steps at once, where NumPy would multiply one step after another."""
+    return (rows(a) @ weight).reshape(*a.shape[:-1], weight.shape[1])
+
+
 def parameter_gradients(d_x_part: Array, d_h_part: Array, trace: LayerTrace) -> Gradients:
     """dW = Σ_t Σ_b δ inputᵀ and db = Σ_t Σ_b δ, each weight's sum in one matrix product."""
-
-    def rows(a: Array) -> Array:
-        return a.reshape(-1, a.shape[-1])  # (T·B, ·)
 
     return {
         "weight_ih": rows(d_x_part).T @ rows(trace.x),
@@ -238,4 +246,9 @@ def of_layer(state: Any, layer: int) -> Any:
 
 def stack(states: Sequence[Any]) -> Any:
     """One state with a new leading axis from many."""
-    return type(states[0])(*(np.stack(parts) for parts in zip(*states, strict=True)))
+    return type(states[0])(*(in_one(parts) for parts in zip(*states, strict=True)))
+
+
+def in_one(steps: Sequence[Array]) -> Array:
+    """As np.stack, in a third of its time where arrays are small."""
+    return np.concatenate(steps).reshape(len(steps), *steps[0].shape)

@@ -16,7 +16,7 @@ from bptt.attention import (
     causal_attention_backward,
 )
 from bptt.cells import Parameters
-from bptt.layers import Gradients, LayerTrace, Recurrent, RecurrentGradients
+from bptt.layers import Gradients, LayerTrace, Recurrent, RecurrentGradients, product
 from bptt.losses import per_step_cross_entropy
 
 
@@ -89,14 +89,14 @@ class LanguageModel:
             of_attention = within("attention.", p)
             hidden, memory, attention = causal_attention(hidden, state.memory, of_attention, self.attention_span)
             final = AttentiveState(final, memory)
-        logits = hidden @ p[head_of(p)].T + p["head.bias"]
+        logits = product(hidden, p[head_of(p)].T) + p["head.bias"]
         return logits, Trace(tokens, hidden, layers, final, attention, mask)
 
     def backward(self, p: Parameters, d_logits: Array, trace: Trace, d_state: Any = None) -> LanguageModelGradients:
         """∂L/∂logits (T, B, V) in and, if it counts too, ∂L/∂(final recurrent state) (L, B, H)."""
         of_recurrent = within("recurrent.", p)
         d_state = self.recurrent.initial_state(trace.tokens.shape[1], of_recurrent) if d_state is None else d_state
-        d_hidden, d_memory = d_logits @ p[head_of(p)], None  # ∂z/∂h = W
+        d_hidden, d_memory = product(d_logits, p[head_of(p)]), None  # ∂z/∂h = W
         parameters: Gradients = {}
         if trace.attention is not None:
             d_hidden, d_memory, of_attention = causal_attention_backward(

@@ -24,7 +24,7 @@ from models.steps import ACTIVATION_OF, STEPS, Activation, Step, tanh_of_exp
 
 STEPS_OF_A_CHUNK = 8  # more make fewer calls, and take the compiler longer: some seconds for each of these
 WORTH_COMPILING = 4096  # values in a state (B, H): smaller ones are done before a compiler is
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "cpp_wrapper": True,  # a chunk is one call of C++, not one of Python for each kernel
     "cpp.dynamic_threads": True,  # as many as there are when it runs
     "pattern_matcher": False,  # a sum after a product belongs into the pass that reads it, not into the product

@@ -44,7 +44,7 @@ class Dense(NamedTuple):
     def share_out(self, gradients: list[Any], t: slice, d: Tensor) -> None:
         d = d.to(self.weight)
         if gradients[0] is not None:
-            torch.matmul(d, self.weight, out=gradients[0][t])
+            torch.mm(d.flatten(0, 1), self.weight, out=gradients[0][t].flatten(0, 1))
         add_products(gradients[1], d, self.x[t])
         gradients[2] += d.sum((0, 1))
 
