@@ -85,16 +85,19 @@ def measure(measurement: Any, out: str | None, plot: str | None = None, **given:
 
 
 def table_of(found: list[dict[str, Any]]) -> Table:
-    with_floor = any("floor" in row for row in found)
-    figures = ("theirs", "ours", "ratio (quartiles)", "goal", *("floor", "share of floor") * with_floor)
-    table = Table(*(name for name in found[0] if name not in FIGURES), *figures)
+    """All rows of a measurement have the same names."""
+    lines = []
     for row in found:
-        what = [str(value) for name, value in row.items() if name not in FIGURES]
-        ratio = "{ratio:.2f} ({low:.2f} to {high:.2f})".format_map(row)
-        cells = [figure(row["theirs"]), figure(row["ours"]), ratio, f"{row.get('goal') or ''}"]
-        if with_floor:
-            cells += [figure(row["floor"]), f"{row['floor'] / row['ours']:.0%}"]
-        table.add_row(*what, *cells)
+        line = {name: str(value) for name, value in row.items() if name not in FIGURES}
+        line |= {"theirs": figure(row["theirs"]), "ours": figure(row["ours"])}
+        line["ratio (quartiles)"] = "{ratio:.2f} ({low:.2f} to {high:.2f})".format_map(row)
+        line |= {"goal": f"{row['goal'] or ''}"} if "goal" in row else {}
+        if "floor" in row:
+            line |= {"floor": figure(row["floor"]), "share of floor": f"{row['floor'] / row['ours']:.0%}"}
+        lines.append(line)
+    table = Table(*lines[0])
+    for line in lines:
+        table.add_row(*line.values())
     return table
 
 

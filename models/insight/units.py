@@ -43,7 +43,8 @@ def likeliest(logits: Tensor, symbols: list[str]) -> list[list[list[Any]]]:
 def ranked(
     model: LanguageModel, tokens: Tensor, values: Array, untrained: Array, tracked: dict[str, Array]
 ) -> list[dict[str, Any]]:
-    """The units whose activation (T, L, H) tells best whether a property of the text holds, best first.
+    """The units whose activation (T, L, H) tells best whether a property of the text holds; first those that tell most
+    more than an untrained net does.
 
     Units are chosen in the first half of the text, and `auc` is that of the second. A unit may be high where the
     property does not hold: then its AUC is that of its negative. `untrained_auc` is that of the best unit of the
@@ -60,7 +61,7 @@ def ranked(
             layer, unit = divmod(int(unit), values.shape[-1])
             row = {"layer": layer, "unit": unit, "tracks": tracks, "auc": float(auc)}
             found.append(row | {"untrained_auc": float(of_untrained[0])})
-    found.sort(key=lambda row: -row["auc"])
+    found.sort(key=lambda row: row["untrained_auc"] - row["auc"])
     rises = silenced(model, tokens, [(row["layer"], row["unit"]) for row in found])
     return [row | {"silenced": rise} for row, rise in zip(found, rises, strict=True)]
 
