@@ -63,12 +63,12 @@ def layer_backward(
 ) -> LayerGradients:
     """Backpropagation through time: ∂L/∂h at every step (T, B, H) and ∂L/∂ the last state in."""
     d_output = where_real(trace.real, d_output)  # h was set to zero where a step was not real
-    d_x_parts, d_h_parts, d_states, zeros = [], [], [], type(d_state)(*(d * 0 for d in d_state))
+    d_x_parts, d_h_parts, d_states = [], [], []
     steps = zip(d_output, trace.saved, steps_taken(trace.real, trace.x), strict=True)
     for d_h, saved, taken in reversed(list(steps)):
-        d_state = type(d_state)(d_state.h + d_h, *d_state[1:])  # from the loss at this step, and from all later steps
+        d_state = d_state._replace(h=d_state.h + d_h)  # from the loss at this step, and from all later steps
         d_states.append(d_state)
-        d_step = choose(taken, d_state, zeros)  # a step not taken gets nothing:
+        d_step = type(d_state)(*(where_real(taken, d) for d in d_state))  # a step not taken gets nothing:
         d_x_part, d_h_part, d_prev = cell.step_backward(d_step, saved, p, act)
         d_state = choose(taken, d_prev, d_state)  # it goes past it
         d_x_parts.append(d_x_part)
