@@ -22,7 +22,7 @@ from models.cells import Cell
 from models.projections import Projection, add_products
 from models.steps import ACTIVATION_OF, STEPS, Activation, Step, tanh_of_exp
 
-STEPS_OF_A_CHUNK = 8  # more make fewer calls, and take the compiler longer: some seconds for each of these
+STEPS_OF_A_CHUNK = 16  # more make fewer calls, and take the compiler longer: a second for each
 WORTH_COMPILING = 4096  # values in a state (B, H): smaller ones are done before a compiler is
 OPTIONS: dict[str, Any] = {
     "cpp_wrapper": True,  # a chunk is one call of C++, not one of Python for each kernel
