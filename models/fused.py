@@ -10,12 +10,13 @@ Letters: T steps, K those of a chunk, B batch, H hidden size, G gates.
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import torch
-from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
 from models.cells import Cell
@@ -196,15 +197,20 @@ def pays(weight: Tensor, T: int, B: int) -> bool:
     return large and weight.dtype is torch.float32 and weight.device.type == "cpu" and not low and can_compile()
 
 
+@rank_zero_only
+def tell(what: str) -> None:
+    print(what, file=sys.stderr)
+
+
 @cache
 def can_compile() -> bool:
     """Whether there is a C++ compiler, and nobody has set TORCH_COMPILE_DISABLE=1. Told once."""
     if os.environ.get("TORCH_COMPILE_DISABLE") == "1":
         return False
     if shutil.which(os.environ.get("CXX", "g++")) is None:
-        rank_zero_info("no C++ compiler is here: recurrent layers are about half as fast as with one")
+        tell("no C++ compiler is here: recurrent layers are about half as fast as with one")
         return False
-    rank_zero_info("compiling recurrent layers: some seconds, once; TORCH_COMPILE_DISABLE=1 goes without")
+    tell("compiling recurrent layers: some seconds, once; TORCH_COMPILE_DISABLE=1 goes without")
     return True
 
 
