@@ -210,7 +210,7 @@ def can_compile() -> bool:
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         tell("no C++ compiler is here: recurrent layers are about half as fast as with one")
         return False
-    tell("compiling recurrent layers: some seconds, once; TORCH_COMPILE_DISABLE=1 goes without")
+    tell("compiling recurrent layers: up to half a minute, once; TORCH_COMPILE_DISABLE=1 goes without")
     return True
 
 
