@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -20,11 +21,12 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
 from models.cells import Cell
-from models.projections import Projection, add_products
+from models.projections import Projection, add_products, in_time
 from models.steps import ACTIVATION_OF, STEPS, Activation, Step, tanh_of_exp
 
 STEPS_OF_A_CHUNK = 16  # more make fewer calls, and take the compiler longer: a second for each
 WORTH_COMPILING = 4096  # values in a state (B, H): smaller ones are done before a compiler is
+SHAPES = 64  # in one process: more are not to be expected, but more than the compiler's own 8 are
 OPTIONS: dict[str, Any] = {
     "cpp_wrapper": True,  # a chunk is one call of C++, not one of Python for each kernel
     "cpp.dynamic_threads": True,  # as many as there are when it runs
@@ -93,8 +95,10 @@ def chunk_of(step: Any, gate: Activation, act: Activation, compiled: bool) -> Ch
 
 def or_plain(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function compiled for each shape that it is called with; as it is, once the compiler has failed."""
-    from torch._dynamo.exc import TorchDynamoException  # a second, which who does not compile need not wait
+    from torch._dynamo import config  # these take a second, which who does not compile need not wait
+    from torch._dynamo.exc import TorchDynamoException
 
+    config.recompile_limit = max(config.recompile_limit, SHAPES)
     run = torch.compile(function, dynamic=False, fullgraph=True, options=OPTIONS)
 
     def either(*inputs: Any) -> Any:
@@ -147,7 +151,7 @@ class Unrolled(Recurrence):
         for t in spans:
             real_t = None if real is None else real[t]
             chunk = ctx.chunks[len(projection[0][t]) == STEPS_OF_A_CHUNK]
-            kept, states = chunk.forward(projection.steps(t), transposed, bias, state, real_t)
+            kept, states = chunk.forward(in_time(projection, itemgetter(t)), transposed, bias, state, real_t)
             state = [part[-1] for part in states]
             outputs.append(states[0][1:])
             saved += [*kept, *states]
@@ -190,11 +194,12 @@ def chunks_of(cell: Cell, weight: Tensor, compiled: bool) -> tuple[Chunk, Chunk]
     return plain, chunk_of(STEPS[type(cell)], gate, act, True)
 
 
-def pays(weight: Tensor, T: int, B: int) -> bool:
-    """Whether it pays to compile: a rule of sizes alone, so that a run that is resumed decides as it did before."""
+def pays(weight: Tensor, T: int, B: int, real: Tensor | None) -> bool:
+    """Whether it pays to compile: a rule of what is computed alone, so that a run that is resumed decides as it did
+    before. Batches of uneven sequences come in many sizes, and each would be compiled anew."""
     large = T >= STEPS_OF_A_CHUNK and B * weight.shape[1] >= WORTH_COMPILING
-    low = torch.is_autocast_enabled(weight.device.type)
-    return large and weight.dtype is torch.float32 and weight.device.type == "cpu" and not low and can_compile()
+    single = weight.dtype is torch.float32 and not torch.is_autocast_enabled(weight.device.type)
+    return large and real is None and single and weight.device.type == "cpu" and can_compile()
 
 
 @rank_zero_only

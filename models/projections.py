@@ -4,7 +4,7 @@ Each knows how to compute itself for some of the steps, and how the gradient of 
 Letters: T steps, K of them, B batch, I input size, V symbols, G gates, H hidden size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,12 +28,6 @@ class Dense(NamedTuple):
     weight: Tensor
     bias: Tensor
 
-    def steps(self, t: slice) -> "Dense":
-        return self._replace(x=self.x[t])
-
-    def flipped(self) -> "Dense":
-        return self._replace(x=self.x.flip(0))
-
     def parts(self) -> Tensor:
         return F.linear(self.x, self.weight, self.bias)
 
@@ -55,12 +49,6 @@ class Symbols(NamedTuple):
     tokens: Tensor
     table: Tensor
 
-    def steps(self, t: slice) -> "Symbols":
-        return self._replace(tokens=self.tokens[t])
-
-    def flipped(self) -> "Symbols":
-        return self._replace(tokens=self.tokens.flip(0))
-
     def parts(self) -> Tensor:
         return F.embedding(self.tokens, self.table)
 
@@ -72,3 +60,9 @@ class Symbols(NamedTuple):
 
 
 Projection = Dense | Symbols
+
+
+def in_time(projection: Projection, change: Callable[[Tensor], Tensor]) -> Projection:
+    """The projection of other steps, or in another order: what is read comes first in each form."""
+    read, *fixed = projection
+    return type(projection)(change(read), *fixed)

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models import fused
 from models.cells import ACTIVATIONS, CELLS, Cell
-from models.projections import Dense, Projection
+from models.projections import Dense, Projection, in_time
 
 BACKENDS = ("auto", "autograd", "fused", "compiled", "triton")
 DROPOUT_PER = ("step", "window")
@@ -171,7 +171,7 @@ class Recurrent(nn.Module):
             return triton_kernels.unroll(cell, projection.parts(), state, real)
         if self.backend != "autograd":
             T, B = projection[0].shape[:2]
-            compiled = self.backend == "compiled" or (self.backend == "auto" and fused.pays(cell.weight_hh, T, B))
+            compiled = self.backend == "compiled" or (self.backend == "auto" and fused.pays(cell.weight_hh, T, B, real))
             return fused.unroll(cell, projection, state, real, compiled)
         x_parts = projection.parts()
         outputs, chunks = [], x_parts.split(self.recompute or len(x_parts))
@@ -189,7 +189,9 @@ class Recurrent(nn.Module):
 
     def against(self, cell: Cell, projection: Projection, state: Any, real: Tensor | None) -> tuple[Tensor, Any]:
         """One cell from the last step to the first: a state stays as it is until its sequence begins."""
-        h, final = self.along(cell, projection.flipped(), state, None if real is None else real.flip(0))
+        h, final = self.along(
+            cell, in_time(projection, lambda steps: steps.flip(0)), state, None if real is None else real.flip(0)
+        )
         return h.flip(0), final
 
     @classmethod

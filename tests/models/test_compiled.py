@@ -81,13 +81,14 @@ def test_tanh_is_right_to_two_units_in_the_last_place() -> None:
 @compiles
 def test_what_pays_is_compiled_and_it_is_told_once(compiler: None, capsys: pytest.CaptureFixture[str]) -> None:
     weight = torch.zeros(4, 64)
-    assert fused.pays(weight, T=8, B=64) and fused.pays(weight, T=2, B=64)
+    assert fused.pays(weight, 8, 64, None) and fused.pays(weight, 2, 64, None)
     assert capsys.readouterr().err.count("compiling recurrent layers") == 1
-    assert not fused.pays(weight, T=8, B=63), "few values"
-    assert not fused.pays(weight, T=1, B=64), "less than a chunk"
-    assert not fused.pays(weight.double(), T=8, B=64), "a format for proofs"
+    assert not fused.pays(weight, 8, 63, None), "few values"
+    assert not fused.pays(weight, 1, 64, None), "less than a chunk"
+    assert not fused.pays(weight.double(), 8, 64, None), "a format for proofs"
+    assert not fused.pays(weight, 8, 64, torch.ones(8, 64, 1, dtype=torch.bool)), "uneven sequences"
     with torch.autocast("cpu"):
-        assert not fused.pays(weight, T=8, B=64)
+        assert not fused.pays(weight, 8, 64, None)
 
 
 @pytest.mark.parametrize("why", ["asked", "missing"])
@@ -97,8 +98,16 @@ def test_without_a_compiler_nothing_is_compiled(
     if why == "asked":
         monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert not fused.pays(torch.zeros(4, 64), T=8, B=64)
+    assert not fused.pays(torch.zeros(4, 64), 8, 64, None)
     assert ("no C++ compiler" in capsys.readouterr().err) == (why == "missing")
+
+
+@compiles
+def test_there_may_be_more_shapes_than_the_compiler_expects(compiler: None) -> None:
+    """Of itself it gives up after eight; that would be a warning, and warnings are errors here."""
+    layers = Recurrent("rnn", 1, 1, backend="compiled")
+    for B in range(1, 11):
+        assert layers(torch.ones(2, B, 1))[0].shape == (2, B, 1)
 
 
 def test_where_the_compiler_fails_layers_go_on_without_it(compiler: None, monkeypatch: pytest.MonkeyPatch) -> None:
