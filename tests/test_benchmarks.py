@@ -138,7 +138,7 @@ def test_the_loop_over_columns_computes_the_same_gradients(B: int) -> None:
     assert abs(loss - their_loss) < 1e-14  # float64: some dozen roundings of 1e-16 in sums near 1
     assert theirs.keys() == d.parameters.keys()
     for name, gradient in d.parameters.items():
-        np.testing.assert_allclose(theirs[name], gradient, rtol=0, atol=1e-14, err_msg=name)
+        np.testing.assert_allclose(theirs[name], gradient, rtol=0, atol=1e-14, err_msg=name)  # as the loss is
 
 
 def test_growth_is_told_in_microseconds_per_token(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:

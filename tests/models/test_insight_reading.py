@@ -134,7 +134,8 @@ def test_gradients_are_what_a_small_change_does(kind: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("span", [4, 1000])
 def test_integrated_gradients_add_up_to_what_the_span_brings(kind: dict[str, Any], span: int) -> None:
-    """Quadrature with 16 nodes is exact to degree 31; what is left of smooth curves is small."""
+    """Quadrature with 16 nodes is exact to degree 31. What is left falls with that power of the distance of the nearest
+    pole, which tanh and σ have: it is 1e-8 at most in these models, and a hundred times that is allowed."""
     model, tokens = model_of(**kind), text(12)
     found = connectivity(model, read(model, tokens), tokens, span)
     for row, values in zip(found["integrated"]["rows"], found["integrated"]["values"], strict=True):
@@ -142,7 +143,7 @@ def test_integrated_gradients_add_up_to_what_the_span_brings(kind: dict[str, Any
         symbol, whole = found["symbols"][row], logits_of(model, x)[row]
         x[max(0, row + 1 - span) : row + 1] = 0
         brought = (whole - logits_of(model, x)[row])[symbol].item()
-        assert values.sum() == pytest.approx(brought, abs=1e-3) and not values[row + 1 :].any()
+        assert values.sum() == pytest.approx(brought, abs=1e-6) and not values[row + 1 :].any()
     assert found["integrated"]["rows"].max() == 11
 
 
@@ -152,6 +153,7 @@ def test_a_linear_model_has_one_map_for_all_ways_to_ask() -> None:
     for parameter in (model.recurrent.cells[0].weight_hh, model.recurrent.cells[0].weight_ih):
         parameter.data /= 3  # or values would grow from step to step
     found = connectivity(model, read(model, tokens), tokens, span=10)
+    # sums of some hundred products near 1, in float64, and differences of them
     near(found["signed"], found["occlusion"], 1e-12)
     near(found["integrated"]["values"], found["occlusion"][found["integrated"]["rows"]], 1e-12)
     table = {(row["map"], row["against"]): row["spearman"] for row in agreement(found)}
