@@ -41,7 +41,6 @@ class Pair:
     """
 
     def __init__(self, cell: str, T: int, B: int, H: int, L: int = 1, device: str = "cpu") -> None:
-        torch.compiler.reset()  # it gives up on a function that it has compiled for many shapes
         self.theirs = TORCH_LAYERS[cell](H, H, L, device=device)
         self.ours, self.embedding = Recurrent.from_torch(self.theirs), nn.Embedding(V, H, device=device)
         self.tokens = torch.randint(V, (T, B), device=device)

@@ -2,36 +2,25 @@
 
 Autograd would make a node of every operation of every step. Here a layer is a single node that walks through time in
 chunks of a few steps. What enters and leaves a chunk is small enough to stay in the cache: inputs are projected, and
-the gradients of weights summed, chunk by chunk. A chunk is made of plain operations on whole tensors, those of
-`models/steps.py`, so that `torch.compile` can fuse all that stands between two products of matrices into one pass.
+the gradients of weights summed, chunk by chunk. A chunk is made of torch's operations on whole tensors, those of
+`models/steps.py`, or on a CPU with a compiler, of the kernels of `models/cpu_kernels.py`.
 
 Letters: T steps, K those of a chunk, B batch, H hidden size, G gates.
 """
 
-import os
-import shutil
-import sys
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
 
 import torch
-from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
+from models import cpu_kernels
 from models.cells import Cell
 from models.projections import Projection, add_products, in_time
-from models.steps import ACTIVATION_OF, STEPS, Activation, Step, tanh_of_exp
+from models.steps import ACTIVATION_OF, STEPS, Step
 
-STEPS_OF_A_CHUNK = 16  # more make fewer calls, and take the compiler longer: a second for each
-WORTH_COMPILING = 4096  # values in a state (B, H): smaller ones are done before a compiler is
-SHAPES = 64  # in one process: more are not to be expected, but more than the compiler's own 8 are
-OPTIONS: dict[str, Any] = {
-    "cpp_wrapper": True,  # a chunk is one call of C++, not one of Python for each kernel
-    "cpp.dynamic_threads": True,  # as many as there are when it runs
-    "pattern_matcher": False,  # a sum after a product belongs into the pass that reads it, not into the product
-}
+ROWS_OF_A_CHUNK = 2048  # steps times sequences: products of fewer are slower, those of more leave the cache
 NO_FORWARD_MODE = "this backend has no forward-mode derivatives: use backend='autograd'"
 
 
@@ -40,6 +29,13 @@ class Chunk:
 
     def __init__(self, step: Step) -> None:
         self.step = step
+
+    def weight_forward(self, weight: Tensor) -> Tensor:
+        """W_hh (GH, H) as the forward pass reads it, and the backward pass, below."""
+        return weight.T.contiguous()
+
+    def weight_backward(self, weight: Tensor) -> Tensor:
+        return weight
 
     def forward(
         self, projection: Projection, weight: Tensor, bias: Tensor, before: Sequence[Tensor], real: Tensor | None
@@ -85,34 +81,6 @@ def stacked(of_steps: list[Any]) -> list[Tensor]:
     return [torch.stack(parts) for parts in zip(*of_steps, strict=True)]
 
 
-@cache
-def chunk_of(step: Any, gate: Activation, act: Activation, compiled: bool) -> Chunk:
-    chunk: Any = Chunk(step(gate, act))
-    if compiled:
-        chunk.forward, chunk.backward = or_plain(chunk.forward), or_plain(chunk.backward)
-    return chunk
-
-
-def or_plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function compiled for each shape that it is called with; as it is, once the compiler has failed."""
-    from torch._dynamo import config  # these take a second, which who does not compile need not wait
-    from torch._dynamo.exc import TorchDynamoException
-
-    config.recompile_limit = max(config.recompile_limit, SHAPES)
-    run = torch.compile(function, dynamic=False, fullgraph=True, options=OPTIONS)
-
-    def either(*inputs: Any) -> Any:
-        nonlocal run
-        try:
-            return run(*inputs)
-        except TorchDynamoException as error:
-            rank_zero_warn(f"recurrent layers go on without the compiler, which failed: {str(error).splitlines()[0]}")
-            run = function
-            return run(*inputs)
-
-    return either
-
-
 class Recurrence(torch.autograd.Function):
     """What has no derivatives but the first, backward. Raises RuntimeError for others."""
 
@@ -143,15 +111,15 @@ class Unrolled(Recurrence):
         ctx: Any, cell: Cell, compiled: bool, real: Tensor | None, kind: type[Projection], weight: Tensor, bias: Tensor,
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        ctx.chunks = chunks_of(cell, weight, compiled)
-        tensors = tuple(of.detach() for of in tensors)  # one compiled form for what needs a gradient and what does not
+        ctx.chunk = chunk_of(cell, weight, compiled)
         state, projection = list(tensors[: len(cell.state._fields)]), kind(*tensors[len(cell.state._fields) :])
-        transposed, bias, outputs, saved = weight.T.contiguous(), bias.detach(), [], []
-        spans = [slice(t, t + STEPS_OF_A_CHUNK) for t in range(0, len(projection[0]), STEPS_OF_A_CHUNK)]
+        ahead, outputs, saved = ctx.chunk.weight_forward(weight), [], []
+        T, B = projection[0].shape[:2]
+        K = max(1, ROWS_OF_A_CHUNK // max(1, B))
+        spans = [slice(t, t + K) for t in range(0, T, K)]
         for t in spans:
             real_t = None if real is None else real[t]
-            chunk = ctx.chunks[len(projection[0][t]) == STEPS_OF_A_CHUNK]
-            kept, states = chunk.forward(in_time(projection, itemgetter(t)), transposed, bias, state, real_t)
+            kept, states = ctx.chunk.forward(in_time(projection, itemgetter(t)), ahead, bias, state, real_t)
             state = [part[-1] for part in states]
             outputs.append(states[0][1:])
             saved += [*kept, *states]
@@ -162,9 +130,9 @@ class Unrolled(Recurrence):
     @staticmethod
     def backward(ctx: Any, d_output: Tensor, *d: Tensor) -> tuple[Tensor | None, ...]:
         only_once()
-        d_output, d_state = d_output.contiguous(), [part.contiguous() for part in d]  # one compiled form for all losses
+        d_output, d_state = d_output.contiguous(), [part.contiguous() for part in d]
         weight, *tensors = ctx.saved_tensors
-        weight = weight.detach()
+        back = ctx.chunk.weight_backward(weight)
         fields = len(ctx.kind._fields)
         projection, saved = ctx.kind(*tensors[:fields]), tensors[fields:]
         d_projection = projection.no_gradients(ctx.needs_input_grad[-fields:])
@@ -174,49 +142,21 @@ class Unrolled(Recurrence):
             kept_and_states = saved[number * each : (number + 1) * each]
             kept, states = kept_and_states[: ctx.keeps], kept_and_states[ctx.keeps :]
             real_t = None if ctx.real is None else ctx.real[t]
-            chunk = ctx.chunks[len(d_output[t]) == STEPS_OF_A_CHUNK]
-            d_parts, d_from_h, d_state = chunk.backward(kept, states, d_output[t], [*d_state], weight, real_t)
+            d_parts, d_from_h, d_state = ctx.chunk.backward(kept, states, d_output[t], [*d_state], back, real_t)
             d_from_h = d_from_h.to(weight)
             add_products(d_weight, d_from_h, states[0][:-1])
-            d_bias += d_from_h.sum((0, 1))
+            if d_from_h is not d_parts:
+                d_bias += d_from_h.sum((0, 1))
             projection.share_out(d_projection, t, d_parts)
+        if d_from_h is d_parts:  # not in a GRU: b_hh is added where b_ih is
+            d_bias = projection.d_bias(d_projection)
         return None, None, None, None, d_weight, d_bias, *d_state, *d_projection
 
 
-def chunks_of(cell: Cell, weight: Tensor, compiled: bool) -> tuple[Chunk, Chunk]:
-    """Of any length, and of STEPS_OF_A_CHUNK: the latter compiled, where it is to be."""
-    gate, act = ACTIVATION_OF[cell.gate_activation], ACTIVATION_OF[cell.activation]
-    plain = chunk_of(STEPS[type(cell)], gate, act, False)
-    if not compiled:
-        return plain, plain
-    if act.function is torch.tanh and weight.dtype is torch.float32:
-        act = act._replace(function=tanh_of_exp)
-    return plain, chunk_of(STEPS[type(cell)], gate, act, True)
-
-
-def pays(weight: Tensor, T: int, B: int, real: Tensor | None) -> bool:
-    """Whether it pays to compile: a rule of what is computed alone, so that a run that is resumed decides as it did
-    before. Batches of uneven sequences come in many sizes, and each would be compiled anew."""
-    large = T >= STEPS_OF_A_CHUNK and B * weight.shape[1] >= WORTH_COMPILING
-    single = weight.dtype is torch.float32 and not torch.is_autocast_enabled(weight.device.type)
-    return large and real is None and single and weight.device.type == "cpu" and can_compile()
-
-
-@rank_zero_only
-def tell(what: str) -> None:
-    print(what, file=sys.stderr)
-
-
-@cache
-def can_compile() -> bool:
-    """Whether there is a C++ compiler, and nobody has set TORCH_COMPILE_DISABLE=1. Told once."""
-    if os.environ.get("TORCH_COMPILE_DISABLE") == "1":
-        return False
-    if shutil.which(os.environ.get("CXX", "g++")) is None:
-        tell("no C++ compiler is here: recurrent layers are about half as fast as with one")
-        return False
-    tell("compiling recurrent layers: up to half a minute, once; TORCH_COMPILE_DISABLE=1 goes without")
-    return True
+def chunk_of(cell: Cell, weight: Tensor, compiled: bool) -> Any:
+    """The kernels where they are wanted, and there are any; else torch's operations."""
+    kernels = cpu_kernels.chunk_of(cell, weight) if compiled else None
+    return kernels or Chunk(STEPS[type(cell)](ACTIVATION_OF[cell.gate_activation], ACTIVATION_OF[cell.activation]))
 
 
 def unroll(

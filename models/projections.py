@@ -1,6 +1,7 @@
 """W_ih x + b_ih of a layer, the part of a step that depends on no state, in the forms in which layers get it.
 
-Each knows how to compute itself for some of the steps, and how the gradient of that part, d (K, B, GH), is shared out.
+Each knows how to compute itself for some of the steps, as a whole or as rows (·, GH) with the number of each step's row
+(none: in order), and how the gradient of that part, d (K, B, GH), is shared out.
 Letters: T steps, K of them, B batch, I input size, V symbols, G gates, H hidden size.
 """
 
@@ -31,6 +32,9 @@ class Dense(NamedTuple):
     def parts(self) -> Tensor:
         return F.linear(self.x, self.weight, self.bias)
 
+    def rows(self) -> tuple[Tensor, Tensor | None]:
+        return self.parts().contiguous(), None
+
     def no_gradients(self, wanted: Sequence[bool]) -> list[Any]:
         x = torch.empty_like(self.x) if wanted[0] else None
         return [x, *(torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in self[1:])]
@@ -42,6 +46,10 @@ class Dense(NamedTuple):
         add_products(gradients[1], d, self.x[t])
         gradients[2] += d.sum((0, 1))
 
+    def d_bias(self, gradients: list[Any]) -> Tensor:
+        """Σ_t Σ_b d, once all of them are shared out."""
+        return gradients[2].clone()
+
 
 class Symbols(NamedTuple):
     """Of symbols: a row each of a table (V, GH), by tokens (T, B). The table holds W x + b of each symbol, once."""
@@ -52,11 +60,19 @@ class Symbols(NamedTuple):
     def parts(self) -> Tensor:
         return F.embedding(self.tokens, self.table)
 
+    def rows(self) -> tuple[Tensor, Tensor | None]:
+        if self.tokens.numel() and not 0 <= int(self.tokens.min()) <= int(self.tokens.max()) < len(self.table):
+            raise IndexError(f"a symbol is not among {len(self.table):,}: tokens are 0 to {len(self.table) - 1:,}")
+        return self.table.contiguous(), self.tokens.contiguous()
+
     def no_gradients(self, wanted: Sequence[bool]) -> list[Any]:
         return [None, torch.zeros_like(self.table)]
 
     def share_out(self, gradients: list[Any], t: slice, d: Tensor) -> None:
         gradients[1].index_add_(0, self.tokens[t].flatten(), d.flatten(0, 1).to(self.table))
+
+    def d_bias(self, gradients: list[Any]) -> Tensor:
+        return gradients[1].sum(0)
 
 
 Projection = Dense | Symbols

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models import fused
+from models import cpu_kernels, fused
 from models.cells import ACTIVATIONS, CELLS, Cell
 from models.projections import Dense, Projection, in_time
 
@@ -65,8 +65,9 @@ class Recurrent(nn.Module):
         num_layers: L.
         activation, gate_activation: as in `models.cells.Cell`.
         backend: "autograd" loops over the cell; "fused" computes the same in one autograd function a layer, with its
-            backward pass by hand, faster and for first derivatives only; "compiled" is that through `torch.compile`;
-            "triton" has kernels for GPUs; "auto" takes compiled where it pays (`models.fused.pays`), else fused.
+            backward pass by hand, faster and for first derivatives only; "compiled" is that with kernels in C++ for
+            what is on a CPU in float32 or float64; "triton" has kernels for GPUs; "auto" is compiled where there is a
+            C++ compiler, else fused.
         bidirectional: whether there are D = 2 directions, else D = 1.
         dropout: between layers, while training: the probability that a value is dropped.
         dropout_per: "step" or "window", as in `Dropout`.
@@ -107,6 +108,8 @@ class Recurrent(nn.Module):
                 raise ValueError(f"{name!r} does not exist: choose one of {', '.join(known)}")
         if backend == "triton" and find_spec("triton") is None:
             raise ValueError("backend 'triton' needs triton: pip install 'unrolled[gpu]', or choose fused")
+        if backend == "compiled" and not cpu_kernels.can_compile():
+            raise ValueError("backend 'compiled' needs a C++ compiler: install g++, or choose fused")
         self.cell, self.backend, self.dropout = cell, backend, Dropout(dropout, dropout_per)
         self.recompute = recompute
         sizes = [input_size] + [(1 + bidirectional) * hidden_size] * (num_layers - 1)
@@ -170,9 +173,7 @@ class Recurrent(nn.Module):
 
             return triton_kernels.unroll(cell, projection.parts(), state, real)
         if self.backend != "autograd":
-            T, B = projection[0].shape[:2]
-            compiled = self.backend == "compiled" or (self.backend == "auto" and fused.pays(cell.weight_hh, T, B, real))
-            return fused.unroll(cell, projection, state, real, compiled)
+            return fused.unroll(cell, projection, state, real, compiled=self.backend != "fused")
         x_parts = projection.parts()
         outputs, chunks = [], x_parts.split(self.recompute or len(x_parts))
         reals = [None] * len(chunks) if real is None else real.split(len(chunks[0]))

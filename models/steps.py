@@ -32,22 +32,6 @@ class Activation(NamedTuple):
         return self.function(kept) if self.keeps_a else kept
 
 
-def tanh_of_exp(x: Tensor) -> Tensor:
-    """tanh in float32 to two units in the last place, of operations that a compiler fuses and a processor is fast at.
-
-    tanh(x) = sign(x) * (1 − exp(−2 * |x|)) / (1 + exp(−2 * |x|))
-
-    Near 0, where that difference would lose digits, a polynomial with the least largest error stands for it. Exact at 0
-    and far out.
-    """
-    size, square = x.abs(), x * x
-    e = torch.exp(-2 * size)
-    series = -0.33333284 + square * (
-        0.13331491 + square * (-0.05374349 + square * (0.020650575 - square * 0.0057170326))
-    )
-    return torch.where(size < 0.625, x + x * square * series, torch.copysign((1 - e) / (1 + e), x))
-
-
 ACTIVATION_OF = {
     torch.sigmoid: Activation(torch.sigmoid, lambda y: y * (1 - y)),
     torch.tanh: Activation(torch.tanh, lambda y: 1 - y * y),
@@ -63,7 +47,11 @@ ACTIVATION_OF = {
 
 
 class Step:
-    """What the three have in common: the activations that stand for σ and tanh."""
+    """What the three have in common: the activations that stand for σ and tanh.
+
+    In their equations x_i is gate i's block of what comes from input, `from_x`, h_i that of what comes from state,
+    `from_h`, and so on.
+    """
 
     state: type[Any]
 
@@ -78,7 +66,7 @@ class Step:
 
 
 class RNNStep(Step):
-    """h' = tanh(a), a = W_ih x + b_ih + W_hh h + b_hh"""
+    """h' = tanh(x_h + h_h)"""
 
     state = RNNState
 
@@ -93,7 +81,13 @@ class RNNStep(Step):
 
 
 class GRUStep(Step):
-    """r, z = σ(x_rz + h_rz), n = tanh(x_n + r ∘ h_n), h' = (1 − z) ∘ n + z ∘ h"""
+    """As `models.cells.GRUCell`: the reset gate acts after the matrix product.
+
+    r = σ(x_r + h_r)
+    z = σ(x_z + h_z)
+    n = tanh(x_n + r ∘ h_n)
+    h' = (1 − z) ∘ n + z ∘ h
+    """
 
     state = GRUState
 
@@ -116,7 +110,15 @@ class GRUStep(Step):
 
 
 class LSTMStep(Step):
-    """i, f, o = σ(a), g = tanh(a_g), a = W_ih x + b_ih + W_hh h + b_hh, c' = f ∘ c + i ∘ g, h' = o ∘ tanh(c')"""
+    """As `models.cells.LSTMCell`.
+
+    i = σ(x_i + h_i)
+    f = σ(x_f + h_f)
+    g = tanh(x_g + h_g)
+    o = σ(x_o + h_o)
+    c' = f ∘ c + i ∘ g
+    h' = o ∘ tanh(c')
+    """
 
     state = LSTMState
 

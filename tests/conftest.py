@@ -1,12 +1,10 @@
 """What tests share. Public text lies beside a checkout, or not: tests that need it say so and skip."""
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
 
-os.environ["TORCH_COMPILE_DISABLE"] = "1"  # compiling takes longer than a test; those of the compiled layers undo it
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

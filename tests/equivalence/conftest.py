@@ -3,6 +3,6 @@
 import pytest
 
 
-@pytest.fixture(params=["autograd", "fused"], scope="session")
+@pytest.fixture(params=["autograd", "fused", "compiled"], scope="session")
 def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)

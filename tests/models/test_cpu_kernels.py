@@ -1,0 +1,179 @@
+"""Kernels for CPUs at sizes where vectors, parts and threads are not filled evenly; and when they are compiled.
+
+The tiers of `tests/equivalence` try them as every backend, at small sizes.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from bptt.verify.bounds import FUNCTION_ULPS
+from models import cpu_kernels, fused
+from models.cells import ACTIVATIONS, CELLS, RNNCell
+from models.projections import Symbols
+from models.recurrent import Recurrent
+
+pytestmark = pytest.mark.skipif(not shutil.which(cpu_kernels.COMPILER), reason="there is no C++ compiler")
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """As on the first day: nothing was compiled or told yet, and what is compiled goes elsewhere."""
+    made = tmp_path / "made"
+    monkeypatch.setattr(cpu_kernels, "cache_from_source", lambda source: str(made / "kernels.pyc"))
+    for cached in (cpu_kernels.compiled, cpu_kernels.can_compile):
+        cached.cache_clear()
+    yield made
+    for cached in (cpu_kernels.compiled, cpu_kernels.can_compile):
+        cached.cache_clear()
+
+
+def coarse(*shape: int, share: float = 1.0) -> Tensor:
+    """Some are −1 or 1, the rest 0: sums of their products are exact, in any order."""
+    return torch.randint(-1, 2, shape) * (torch.rand(shape) < share).double()
+
+
+def results(layers: Recurrent, dtype: torch.dtype, lengths: Tensor | None) -> dict[str, Tensor]:
+    """Forward and back, on the same numbers whenever it is called."""
+    torch.manual_seed(0)
+    layers.to(dtype)
+    H, T, B = layers.cells[0].hidden_size, 3, 11
+    for name, parameter in layers.named_parameters():
+        parameter.data = 2 * coarse(*parameter.shape, share=1.5 / H if "weight_hh" in name else 0.3).to(dtype)
+        parameter.grad = None
+    x, *state = (coarse(*shape).to(dtype).requires_grad_() for shape in [(T, B, 2), *[(1, B, H)] * len(fields(layers))])
+    output, final = layers(x, tuple(state), lengths)
+    given = [output, *final]
+    torch.autograd.backward(given, [coarse(*part.shape, share=0.3).to(dtype) for part in given])
+    named = {"x": x, **dict(zip(fields(layers), state, strict=True)), **dict(layers.named_parameters())}
+    return {f"d {name}": of.grad for name, of in named.items() if of.grad is not None} | dict(enumerate(given))
+
+
+def fields(layers: Recurrent) -> tuple[str, ...]:
+    return layers.cells[0].state._fields
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [1, 23, 2048])
+@pytest.mark.parametrize("cell", CELLS)
+def test_kernels_give_the_bits_of_autograd_at_sizes_that_nothing_divides(
+    cell: str, rows: int, dtype: torch.dtype, threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks of one step, of two, of all; shares of three threads; the last vector of a panel, and of a layer."""
+    monkeypatch.setattr(fused, "ROWS_OF_A_CHUNK", rows)
+    for H in (1, 15, 17, 73, 131):
+        for lengths in (None, torch.arange(11) % 3 + 1):
+            layers = Recurrent(cell, 2, H, 1, "hard_tanh", "hard_sigmoid", backend="autograd")
+            truth = results(layers, torch.float64, lengths)
+            layers.backend = "compiled"
+            found = results(layers, dtype, lengths)
+            assert truth.keys() == found.keys() and len(truth) >= 8
+            for name in truth:
+                assert (found[name] == truth[name]).all(), (H, lengths, name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["tanh", "sigmoid"])
+def test_smooth_activations_are_right_to_what_bounds_grant_them(name: str, dtype: torch.dtype) -> None:
+    stretches = [(1e-3, 1 << 16), (0.4, 1 << 18), (12.0, 1 << 18), (86.0, 1 << 16)]
+    a = torch.cat([torch.linspace(-end, end, count, dtype=dtype) for end, count in stretches])
+    exactly = a.numpy().astype(np.longdouble)
+    true = np.tanh(exactly) if name == "tanh" else 1 / (1 + np.exp(-exactly))
+    unit = FUNCTION_ULPS * np.finfo(a.numpy().dtype).eps * np.abs(true)
+    assert (np.abs(activated(name, a).numpy() - true) <= unit).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_exact_at_corners_and_far_out(name: str, dtype: torch.dtype) -> None:
+    numbers = [0, 1e-40, 1e-30, 1, 2, 3, 100, 1000, 1e30, float("inf")]
+    a = torch.tensor([*numbers, *(-number for number in numbers[:6]), -1000, -1e30, -float("inf"), float("nan")]).to(
+        dtype
+    )
+    found, true = activated(name, a), ACTIVATIONS[name](a)
+    corners = (a.abs() < 1e-30) | (a.abs() >= 1000) if name in ("tanh", "sigmoid") else ~a.isnan()
+    assert (found == true)[corners].all() and found[-1].isnan()
+
+
+def activated(name: str, a: Tensor) -> Tensor:
+    """f(a) of a kernel: a step of a simple layer that has no weights."""
+    chunk = cpu_kernels.CompiledChunk(RNNCell, ACTIVATIONS["sigmoid"], ACTIVATIONS[name], a.dtype)
+    table, weight = a.view(-1, 4), torch.zeros(4, 4, dtype=a.dtype)
+    steps = Symbols(torch.arange(len(table))[None], table)
+    _, (h,) = chunk.forward(steps, chunk.weight_forward(weight), weight[0], [torch.zeros_like(table)], None)
+    return h[1].flatten()
+
+
+def test_symbols_that_do_not_exist_are_refused() -> None:
+    (cell,), state = Recurrent("rnn", 1, 4).layers()[0], (torch.zeros(2, 4),)
+    for token in (-1, 3):
+        with pytest.raises(IndexError, match="a symbol is not among 3: tokens are 0 to 2"):
+            fused.unroll(
+                cell, Symbols(torch.tensor([[0, token]]), torch.zeros(3, 4)), cell.state(*state), compiled=True
+            )
+
+
+def test_results_do_not_depend_on_how_many_threads_there_are(threads: None) -> None:
+    layers, x = Recurrent("lstm", 3, 20, backend="compiled"), torch.randn(4, 7, 3)
+    with_three, _ = layers(x)
+    torch.set_num_threads(1)
+    assert (layers(x)[0] == with_three).all()
+
+
+def test_kernels_are_compiled_once_and_kept(uncompiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, (cell,) = torch.zeros(1, 1), Recurrent("rnn", 1, 1).layers()[0]
+    assert cpu_kernels.chunk_of(cell, weight)
+    (made,) = uncompiled.iterdir()
+    before = made.stat().st_mtime_ns
+    cpu_kernels.compiled.cache_clear()
+    assert cpu_kernels.chunk_of(cell, weight) and [*uncompiled.iterdir()] == [made]
+    assert made.stat().st_mtime_ns == before
+    monkeypatch.setattr(cpu_kernels, "FLAGS", [*cpu_kernels.FLAGS, "-O1"])
+    cpu_kernels.compiled.cache_clear()
+    assert cpu_kernels.chunk_of(cell, weight) and len([*uncompiled.iterdir()]) == 2, "another way to compile"
+
+
+def test_where_nothing_can_be_kept_kernels_are_compiled_each_time(uncompiled: Path) -> None:
+    uncompiled.write_text("a file where the folder would be")
+    (cell,) = Recurrent("rnn", 1, 1).layers()[0]
+    assert cpu_kernels.chunk_of(cell, torch.zeros(1, 1))
+
+
+def test_what_has_no_kernels_goes_without() -> None:
+    (cell,) = Recurrent("rnn", 1, 1).layers()[0]
+    for elsewhere in (torch.zeros(1, 1, dtype=torch.bfloat16), torch.zeros(1, 1, device="meta")):
+        assert cpu_kernels.chunk_of(cell, elsewhere) is None
+
+
+def test_without_a_compiler_layers_go_on_and_it_is_told_once(
+    uncompiled: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    layers, x = Recurrent("gru", 3, 5, num_layers=2), torch.randn(4, 2, 3)
+    found, _ = layers(x)
+    assert capsys.readouterr().err.count("no C++ compiler is here") == 1
+    layers.backend = "fused"
+    assert (found == layers(x)[0]).all()
+    with pytest.raises(ValueError, match=r"backend 'compiled' needs a C\+\+ compiler: install g\+\+, or choose fused"):
+        Recurrent("gru", 3, 5, backend="compiled")
+
+
+def test_where_the_compiler_fails_layers_go_on_without_it(uncompiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_kernels, "FLAGS", ["-std=from the future"])
+    layers, x = Recurrent("gru", 3, 5), torch.randn(4, 2, 3)
+    with pytest.warns(UserWarning, match="recurrent layers go on without the C\\+\\+ compiler, which failed: .*future"):
+        found, _ = layers(x)
+    layers.backend = "fused"
+    assert (found == layers(x)[0]).all()
