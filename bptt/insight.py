@@ -18,7 +18,7 @@ def whole_states(states: Any, trace: LayerTrace, cell: Cell, act: Activations) -
     """∂L/∂h_t and ∂L/∂c_t (T, B, H) with all ways that lead from c_t, of which the backward pass keeps apart the one
     through its own h.
 
-    dc = dc_later + dh ∘ o ∘ (1 − tanh²(c'))
+    dc = dc_later + dh ∘ o ∘ (1 − tanh(c')²)
     """
     if "c" not in states._fields:
         return states

@@ -20,7 +20,7 @@ from models.cells import Cell
 from models.projections import Projection, add_products, in_time
 from models.steps import ACTIVATION_OF, STEPS, Step
 
-ROWS_OF_A_CHUNK = 2048  # steps times sequences: products of fewer are slower, those of more leave the cache
+ROWS_OF_A_CHUNK = 4096  # steps times sequences: products of fewer are slower, more take more memory
 NO_FORWARD_MODE = "this backend has no forward-mode derivatives: use backend='autograd'"
 
 

@@ -49,7 +49,7 @@ class Layer:
 
 
 class RNNLayer(Layer):
-    """h' = tanh(a), a = W_ih x + b_ih + W_hh h + b_hh"""
+    """The equation of `models.steps.RNNStep`."""
 
     def step(self, parts: Tensor) -> None:
         torch.addmm(parts, self.state.h, self.weight_hh, out=self.a)
@@ -58,7 +58,10 @@ class RNNLayer(Layer):
 
 
 class GRULayer(Layer):
-    """r, z = σ(x_rz + h_rz), n = tanh(x_n + r ∘ h_n), h' = (1 − z) ∘ n + z ∘ h = n + z ∘ (h − n)"""
+    """The equations of `models.steps.GRUStep`, the last of them with one product less.
+
+    h' = n + z ∘ (h − n)
+    """
 
     def __init__(self, cell: Cell, state: Any) -> None:
         super().__init__(cell, state)
@@ -75,7 +78,7 @@ class GRULayer(Layer):
 
 
 class LSTMLayer(Layer):
-    """i, f, o = σ(a), g = tanh(a_g), a = W_ih x + b_ih + W_hh h + b_hh, c' = f ∘ c + i ∘ g, h' = o ∘ tanh(c')"""
+    """The equations of `models.steps.LSTMStep`."""
 
     def __init__(self, cell: Cell, state: Any) -> None:
         super().__init__(cell, state)

@@ -112,7 +112,7 @@ class Back(NamedTuple):
 
 @triton.jit
 def rnn_step(h_parts, real, at, n, H: tl.constexpr, GATE: tl.constexpr, ACT: tl.constexpr):
-    """h' = f(x_part + W_hh h + b_hh)"""
+    """The equation of `models.steps.RNNStep`, where `h_parts` are what comes from state."""
     _, before, after, gates, inside = at
     a = get(n.x_parts + gates, inside, h_parts[0]) + h_parts[0]
     h = choose(real, value(a, ACT), get(n.hs + before, inside, a))
@@ -132,7 +132,7 @@ def rnn_step_back(product, real, at, n, H: tl.constexpr, GATE: tl.constexpr, ACT
 
 @triton.jit
 def gru_step(h_parts, real, at, n, H: tl.constexpr, GATE: tl.constexpr, ACT: tl.constexpr):
-    """r, z = σ(x_rz + W_h,rz h + b_h,rz), n = f(x_n + r ∘ (W_hn h + b_hn)), h' = (1 − z) ∘ n + z ∘ h"""
+    """The equations of `models.steps.GRUStep`."""
     _, before, after, gates, inside = at
     h_r, h_z, h_n = h_parts
     h_before = get(n.hs + before, inside, h_n)
@@ -170,7 +170,7 @@ def gru_step_back(product, real, at, n, H: tl.constexpr, GATE: tl.constexpr, ACT
 
 @triton.jit
 def lstm_step(h_parts, real, at, n, H: tl.constexpr, GATE: tl.constexpr, ACT: tl.constexpr):
-    """i, f, o = σ(a), g = act(a), a = x_part + W_hh h + b_hh, c' = f ∘ c + i ∘ g, h' = o ∘ act(c')"""
+    """The equations of `models.steps.LSTMStep`."""
     _, before, after, gates, inside = at
     h_i, h_f, h_g, h_o = h_parts
     a_i = get(n.x_parts + gates, inside, h_i) + h_i

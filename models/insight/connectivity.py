@@ -109,7 +109,7 @@ def of_head(model: LanguageModel, symbols: Tensor) -> Seeds:
 
 
 def of_attention(model: LanguageModel, recording: Recording, symbols: Tensor) -> Seeds:
-    """The same where h_t is looked at from later steps, too: y = h + Σ_s a_s v_s, a = softmax(q · k_s / √H)."""
+    """The same where h_t is looked at from later steps, too, by the equations of `models.attention.CausalAttention`."""
     attention, a = model.attention, recording.weights
     assert attention is not None and a is not None
     a, h, u = a[:, 0].flip(-1), recording.layers[-1].after().h[:, 0], model.head.weight[symbols]  # u = ∂z_k/∂y

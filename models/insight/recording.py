@@ -131,7 +131,11 @@ class Gate(NamedTuple):
 def gates(layer: Layer) -> dict[str, Gate]:
     """Those of a layer by the names that the cell has for them: the equations of `models/cells.py`, all steps at once.
 
-    a = W_ih x + b_ih + W_hh h + b_hh,  and of a GRU's n  W_in x + b_in + r ∘ (W_hn h + b_hn)
+        a = W_ih x + b_ih + W_hh h + b_hh
+
+    holds all of a, block by block, but for that of a GRU's n:
+
+        a_n = W_in x + b_in + r ∘ (W_hn h + b_hn)
     """
     cell, found = layer.cell, dict[str, Gate]()
     count = len(cell.gates)

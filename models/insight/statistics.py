@@ -28,7 +28,9 @@ def area_under_curve(values: Array, flags: Array) -> Array:
     """The probability that, of a step that is flagged and one that is not, the first has the larger value: (n, U)
     values and (n,) flags to (U,), the area under the ROC curve (Hanley and McNeil, 1982).
 
-    AUC = (Σ_flagged rank − n₁ (n₁ + 1) / 2) / (n₁ n₀)
+    AUC = (Σ_flagged rank − n₁ · (n₁ + 1) / 2) / (n₁ · n₀)
+
+    where n₁ steps are flagged, and n₀ are not.
     """
     flagged = int(flags.sum())
     return (ranks(values)[flags].sum(0) - flagged * (flagged + 1) / 2) / (flagged * (len(flags) - flagged))

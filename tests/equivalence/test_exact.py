@@ -58,6 +58,13 @@ def test_each_cotangent_alone_gives_the_bits_of_the_truth(cell: str, backend: st
         assert not differing(by_autograd(case, torch.float64, backend), truth)
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_each_of_three_layers_reads_through_a_mask_of_its_own(cell: str, backend: str) -> None:
+    case = piecewise_linear(cell, Sizes(T=2, B=2, I=2, H=3, L=3), 0, density=0.3, dropout=True)
+    assert (case.inputs["mask.0"] != case.inputs["mask.1"]).any()
+    assert not differing(by_autograd(case, torch.float64, backend), case.truth)
+
+
 def test_nothing_that_is_given_is_changed() -> None:
     for case in map(case_of, DOUBLE_CASES[::7]):
         given = list(chain(case.inputs.values(), case.parameters.values(), case.cotangents.values()))

@@ -44,6 +44,7 @@ def test_layers_convert_to_torch_and_back(cell: str, bidirectional: bool) -> Non
     x = torch.randn(4, 2, 3, dtype=torch.float64)
     assert torch.allclose(ours.to_torch()(x)[0], ours(x)[0], rtol=0, atol=1e-15)  # values below 1: a few ULPs
     again = Recurrent.from_torch(ours.to_torch())
+    assert {of.dtype for of in again.parameters()} == {torch.float64}
     assert all((again.state_dict()[name] == value).all() for name, value in ours.state_dict().items())
 
 

@@ -66,7 +66,7 @@ def fields(layers: Recurrent) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("rows", [1, 23, 2048])
+@pytest.mark.parametrize("rows", [1, 23, 4096])
 @pytest.mark.parametrize("cell", CELLS)
 def test_kernels_give_the_bits_of_autograd_at_sizes_that_nothing_divides(
     cell: str, rows: int, dtype: torch.dtype, threads: None, monkeypatch: pytest.MonkeyPatch

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from models.cells import CELLS
-from models.recurrent import TORCH_LAYERS, Dropout, Recurrent
+from models.recurrent import GRU, LSTM, RNN, TORCH_LAYERS, Dropout, Recurrent
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -37,6 +37,20 @@ def test_the_state_goes_on_where_the_last_call_ended() -> None:
     second, last = layers(x[4:], state)
     assert (torch.cat([first, second]) == whole).all()
     assert all((a == b).all() for a, b in zip(final, last, strict=True))
+
+
+@pytest.mark.parametrize("kind", [RNN, GRU, LSTM])
+def test_layers_are_made_and_called_as_torchs_are(kind: type[Recurrent]) -> None:
+    ours, x = kind(3, 5, 2).double(), torch.randn(4, 2, 3, dtype=torch.float64)
+    theirs = getattr(nn, kind.__name__)(3, 5, 2).double()
+    theirs.load_state_dict(ours.to_torch().state_dict())
+    h, *c = torch.randn(2 if kind is LSTM else 1, 2, 2, 5, dtype=torch.float64)
+    before = (h, *c) if c else h
+    computed, final = ours(x, before)
+    expected, last = theirs(x, before)
+    # values of order 1, sums of ten terms over four steps: fifty ULPs of 2.2e-16 are plenty
+    assert torch.allclose(computed, expected, rtol=0, atol=1e-14)
+    assert torch.allclose(torch.stack([*final]), torch.stack([*last] if c else [last]), rtol=0, atol=1e-14)
 
 
 def test_relu_layers_convert_and_others_say_why_not() -> None:

@@ -109,6 +109,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"embedding_size": 3, "cell": "gru", "table": 0},
     {"embedding_size": 5, "tied": True, "attention_span": 3},
     {"activation": "hard_tanh", "gate_activation": "hard_sigmoid"},
+    {"activation": "relu", "cell": "rnn"},
 ]
 
 
@@ -120,6 +121,7 @@ def test_a_step_is_what_the_model_computes(options: dict[str, Any], monkeypatch:
     with torch.inference_mode():
         _, state = model(tokens[:4])
         step, (whole, _) = Stepper(model, state), model(tokens)
+        assert (step.table is None) == (stepping.LARGEST_TABLE == 0)
         for t in range(4, 12):  # sums of at most a dozen terms of about 1, each rounding at 2⁻⁵³, over twelve steps
             torch.testing.assert_close(step(tokens[t]), whole[t], rtol=0, atol=2**-45)
 
@@ -130,6 +132,14 @@ def test_a_step_writes_where_the_last_one_wrote(model: LanguageModel) -> None:
         states = [step.layers[0].state.h, step.layers[0].state.c]
         places = {tuple(part.data_ptr() for part in (step(token), *states)) for token in PROMPT[:, None]}
     assert len(places) == 1
+
+
+def test_the_state_that_a_step_goes_on_from_is_left_as_it_is(model: LanguageModel) -> None:
+    with torch.inference_mode():
+        _, state = model(PROMPT[:, None])
+        before = [part.clone() for part in state]
+        Stepper(model, state)(PROMPT[:1])
+    assert all(torch.equal(part, as_it_was) for part, as_it_was in zip(state, before, strict=True))
 
 
 def test_the_probabilities_are_those_of_the_docstring() -> None:
