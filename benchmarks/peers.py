@@ -16,8 +16,9 @@ class TorchLanguageModel(LanguageModel):
 
 
 def with_torch_layers(model: LanguageModel) -> TorchLanguageModel:
-    """With the same weights, in tensors of its own. Raises ValueError as `Recurrent.to_torch` does."""
-    peer = TorchLanguageModel(**model.hparams)
+    """With the same weights, in tensors of its own; its updates are Lightning's. Raises ValueError as
+    `Recurrent.to_torch` does."""
+    peer = TorchLanguageModel(**dict(model.hparams) | {"cuda_graph": False})
     peer.load_state_dict(model.state_dict())
     peer.recurrent = peer.recurrent.to_torch()
     return peer

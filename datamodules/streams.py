@@ -11,6 +11,7 @@ from torch import Tensor
 from datamodules.tokenizers import Ids
 
 PADDING = -1
+AT_ONCE = 1 << 24  # symbols that are copied to a device
 
 
 class Window(NamedTuple):
@@ -35,9 +36,11 @@ class Streams:
 
     Raises ValueError where the sequence is too short for a single window.
 
-    Attributes: `starts`, of the streams in the sequence. Positions are counted in windows, so that they are those of
-    every process which reads a shard.
+    Attributes: `starts`, of the streams in the sequence, and `device`, where windows are cut, None for NumPy. Positions
+    are counted in windows, so that they are those of every process which reads a shard.
     """
+
+    device: torch.device | None = None
 
     def __init__(self, ids: Ids, batch_size: int, window: int, whole: bool = False) -> None:
         if whole and len(ids) < 2:
@@ -48,9 +51,10 @@ class Streams:
                 f"the training part has {len(ids):,} symbols, but {batch_size} streams of windows of {window} need "
                 f"{batch_size * window + 1:,}: " + what_fits(targets, batch_size, window)
             )
-        self.ids, self.window, self.whole = ids, window, whole
+        self.ids: Any = ids
+        self.window, self.whole = window, whole
         self.stream_length = -(-targets // batch_size) if whole else targets // batch_size
-        self.starts = np.arange(batch_size) * self.stream_length  # (B,)
+        self.starts: Any = np.arange(batch_size) * self.stream_length  # (B,)
         self.position = 0
 
     def shard(self, rank: int, processes: int) -> "Streams":
@@ -74,6 +78,18 @@ class Streams:
             shared.starts = self.starts[rank * size : (rank + 1) * size]
         return shared
 
+    @property
+    def resident_bytes(self) -> int:
+        """What `on` takes of a device's memory."""
+        return len(self.ids) * resident_dtype(self.ids).itemsize
+
+    def on(self, device: torch.device) -> "Streams":
+        """The same windows, cut on a device that gets the sequence once: no update waits for a copy."""
+        moved = copy.copy(self)
+        moved.ids, moved.starts = resident(self.ids, device), torch.from_numpy(self.starts).to(device)
+        moved.device = device
+        return moved
+
     def __len__(self) -> int:
         """Windows in one pass."""
         return -(-self.stream_length // self.window)
@@ -89,16 +105,34 @@ class Streams:
     def at(self, position: int) -> Window:
         begin = position * self.window
         end = min(begin + self.window, self.stream_length)
-        index = np.arange(begin, end + 1)[:, np.newaxis] + self.starts  # (T + 1, B)
-        tokens = self.ids[np.minimum(index, len(self.ids) - 1)].astype(np.int64)
-        tokens[index >= len(self.ids)] = PADDING
-        return Window(torch.from_numpy(tokens), fresh=position == 0)
+        steps = np.arange(begin, end + 1) if self.device is None else torch.arange(begin, end + 1, device=self.device)
+        index = steps[:, None] + self.starts  # (T + 1, B)
+        found = self.ids[index.clip(max=len(self.ids) - 1)]
+        tokens = torch.from_numpy(found.astype(np.int64)) if self.device is None else found.long()
+        if self.whole:
+            tokens.masked_fill_(torch.as_tensor(index >= len(self.ids)), PADDING)
+        return Window(tokens, fresh=position == 0)
 
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.position = state["position"]
+
+
+def resident_dtype(ids: Ids) -> np.dtype[Any]:
+    """Of a sequence on a device: torch does not read by index in wider unsigned types on every device."""
+    return np.dtype(np.uint8 if ids.itemsize == 1 else np.int32)
+
+
+def resident(ids: Ids, device: torch.device) -> Tensor:
+    """A sequence on a device, copied piece by piece."""
+    dtype = resident_dtype(ids)
+    moved = torch.from_numpy(np.empty(0, dtype)).new_empty(len(ids), device=device)
+    for begin in range(0, len(ids), AT_ONCE):
+        piece = slice(begin, begin + AT_ONCE)
+        moved[piece] = torch.from_numpy(np.array(ids[piece], dtype))
+    return moved
 
 
 def what_fits(targets: int, batch_size: int, window: int) -> str:

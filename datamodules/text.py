@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytorch_lightning as pl
+import torch
 
 from datamodules.corpora import CORPORA, Corpus
 from datamodules.downloads import DOWNLOADS, fetch
@@ -13,6 +14,7 @@ from datamodules.streams import Streams
 from datamodules.tokenizers import Level, Tokenizer
 
 SMALLEST_VOCABULARY = {"word": 2, "bpe": 256}
+SHARE = 1 / 4  # of a GPU's free memory that the training part may take: the rest is the model's
 
 
 class TextDataModule(pl.LightningDataModule):
@@ -115,7 +117,12 @@ class TextDataModule(pl.LightningDataModule):
         return f"{name}: {len(training):,} symbols to train on, {len(held_out):,} held out, {self.vocab_size} different"
 
     def train_dataloader(self) -> Streams:
-        return self.shard(self.train_streams)
+        """On the GPU that trains, where there is room."""
+        streams = self.shard(self.train_streams)
+        if self.trainer is None:
+            return streams
+        device = self.trainer.strategy.root_device
+        return streams.on(device) if streams.resident_bytes <= SHARE * free_memory(device) else streams
 
     def val_dataloader(self) -> Streams:
         return self.shard(self.val_streams)
@@ -131,3 +138,8 @@ class TextDataModule(pl.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["tokenizer"] != self.tokenizer.state():
             raise ValueError("the checkpoint was trained with another vocabulary: resume on the text it was trained on")
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of a GPU; nothing elsewhere, where windows are cut by NumPy."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0

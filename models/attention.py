@@ -35,13 +35,13 @@ class CausalAttention(nn.Module):
         seen = h if memory is None else torch.cat([memory, h])  # (S, B, H)
         q, k, v = (part.transpose(0, 1) for part in (self.query(h), self.key(seen), self.value(seen)))  # (B, ·, H)
         scores = q @ k.transpose(1, 2) * h.shape[-1] ** -0.5  # (B, T, S)
-        weights = scores.masked_fill(~self.in_sight(len(h), len(seen)).to(h.device), -torch.inf).softmax(dim=-1)
+        weights = scores.masked_fill(~self.in_sight(len(h), len(seen), h.device), -torch.inf).softmax(dim=-1)
         y = h + (weights @ v).transpose(0, 1)
         return y, seen[max(0, len(seen) - self.span + 1) :], weights.transpose(0, 1)
 
-    def in_sight(self, T: int, S: int) -> Tensor:
+    def in_sight(self, T: int, S: int, device: torch.device) -> Tensor:
         """Which of S states each of the last T may look at: (T, S)."""
-        own, s = torch.arange(S - T, S)[:, None], torch.arange(S)
+        own, s = torch.arange(S - T, S, device=device)[:, None], torch.arange(S, device=device)
         return (own - self.span < s) & (s <= own)
 
 

@@ -1,6 +1,7 @@
 """A recurrent language model, and how Lightning trains it: truncated backpropagation through time."""
 
 import math
+import sys
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from models.attention import CausalAttention
+from models.graphed import GraphedUpdates, reason_against
 from models.initialization import initialize
 from models.projections import Dense, Projection, Symbols
 from models.recurrent import Recurrent
@@ -53,6 +55,7 @@ class LanguageModel(Trained):
         bidirectional: refused, as a layer that reads the text backwards has seen the symbol that is to be predicted.
         loss: the cross entropy of every step, or of each window's last step alone. Held-out text counts at every step.
         backend, recompute: as in `models.recurrent.Recurrent`.
+        cuda_graph: on a GPU, whether updates are recorded and replayed, where they can be (`models.graphed`).
         training: as in `models.training.Trained`.
 
     Inputs: tokens (T, B) and a state of (L, B, H) each, zeros if it is left out.
@@ -86,6 +89,7 @@ class LanguageModel(Trained):
         loss: Literal["every", "last"] = "every",
         backend: Literal["auto", "autograd", "fused", "compiled", "triton"] = "auto",
         recompute: int = 0,
+        cuda_graph: bool = True,
         **training: Any,
     ) -> None:
         super().__init__(**training)
@@ -141,20 +145,36 @@ class LanguageModel(Trained):
         table = layer.project(self.embedding.weight) if self.embedding else layer.weight_ih.T + layer.bias_ih
         return Symbols(tokens, table)
 
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        reason = reason_against(self)
+        self.graphed = None if reason else GraphedUpdates(self)
+        if self.device.type == "cuda" and self.trainer.is_global_zero:
+            print(f"updates are not CUDA graphs: {reason}" if reason else "updates are CUDA graphs", file=sys.stderr)
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         tokens, fresh = batch
-        given = tokens[:-1], None if fresh else self.state
-        logits, state = functional_call(self, self.dropped_weights(), given)
-        self.state = detach(state)
-        targets = tokens[1:]
-        if self.hparams["loss"] == "last":
-            logits, targets = logits[-1:], targets[-1:]
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        given = tokens, None if fresh else self.state
+        if self.graphed:
+            loss, norm, self.state = self.graphed(*given)
+        else:
+            loss, self.state = self.read(*given)
         if self.logs_now():
             self.log("train_loss", loss.detach(), prog_bar=True, sync_dist=True)
             self.log("train_bpc", loss.detach() / math.log(2), prog_bar=True, sync_dist=True)
             self.log_learning_rate()
+            if self.graphed:
+                self.graphed.watch.look()
+                self.log("grad_norm", norm)
         return loss
+
+    def read(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The loss of a window, and the state after it, detached."""
+        logits, state = functional_call(self, self.dropped_weights(), (tokens[:-1], state))
+        targets = tokens[1:]
+        if self.hparams["loss"] == "last":
+            logits, targets = logits[-1:], targets[-1:]
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten()), detach(state)
 
     def dropped_weights(self) -> dict[str, Tensor]:
         """What stands for each W_hh in this window."""

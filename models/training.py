@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
+from models.graphed import GraphedUpdates, without_graphs
 from models.guard import check_update
 from models.recurrent import Recurrent
 
@@ -45,6 +46,7 @@ class Trained(pl.LightningModule):
     other_random_states: Sequence[Any] = ()  # of Python and NumPy
     data_states: Sequence[dict[str, Any]] = ()  # of what is read
     loss: Tensor  # of the last batch
+    graphed: GraphedUpdates | None = None  # makes the updates, where Lightning does not
 
     def __init__(
         self,
@@ -78,6 +80,9 @@ class Trained(pl.LightningModule):
         torch.set_float32_matmul_precision(self.hparams["matmul_precision"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.graphed:
+            self.graphed.watch.look()
+        without_graphs(checkpoint, self.trainer.optimizers)
         checkpoint["random_states"] = gathered([torch.get_rng_state(), *torch.cuda.get_rng_state_all()])
         of_numpy = np.random.get_state(legacy=False)
         of_numpy["state"]["key"] = of_numpy["state"]["key"].tolist()
@@ -106,6 +111,11 @@ class Trained(pl.LightningModule):
         for position in self.data_states:  # Lightning leaves it out where an epoch has ended
             self.trainer.train_dataloader.load_state_dict(position)  # type: ignore[union-attr]  # it exists in training
 
+    def on_train_end(self) -> None:
+        if self.graphed:
+            self.graphed.watch.look()
+        self.graphed = None
+
     def summed(self, *numbers: float) -> list[float]:
         """Of all processes, in float64."""
         return [math.fsum(of) for of in zip(*gathered(numbers), strict=True)]
@@ -117,6 +127,19 @@ class Trained(pl.LightningModule):
 
     def log_learning_rate(self) -> None:
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Where updates are graphs, `training_step` has made this one, and Lightning is to count and log it alone."""
+        if self.graphed and optimizer_closure:
+            optimizer_closure()
+        else:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        if self.graphed is None:
+            super().backward(loss, *args, **kwargs)
 
     def on_before_backward(self, loss: Tensor) -> None:
         self.loss = loss.detach()

@@ -125,20 +125,26 @@ class GradientFlow(pl.Callback):
     goes on keeps the rows of before.
     """
 
+    in_graphs = True  # what is done at every update is done on the device
+
     def __init__(self, path: Path, every_n_updates: int = 0) -> None:
         if every_n_updates < 0:
             raise ValueError(f"every_n_updates is {every_n_updates}: give a number of updates, or 0 for once an epoch")
         self.path, self.every_n_updates = path, every_n_updates
         self.rows: list[dict[str, Any]] = []
-        self.updates = 0  # since the last row
-        self.clipped: Any = 0  # of these
+        self.updates = torch.zeros((), dtype=torch.int64)  # since the last row
+        self.clipped = torch.zeros((), dtype=torch.int64)  # of these
         self.latest: Any = None  # window of full length, and the state that it was read from
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "updates": self.updates, "clipped": int(self.clipped)}
+        return {"rows": self.rows, "updates": int(self.updates), "clipped": int(self.clipped)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows, self.updates, self.clipped = (state_dict[name] for name in ("rows", "updates", "clipped"))
+        self.rows = state_dict["rows"]
+        self.updates, self.clipped = (torch.tensor(state_dict[name]) for name in ("updates", "clipped"))
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.updates, self.clipped = self.updates.to(pl_module.device), self.clipped.to(pl_module.device)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         tokens, fresh = batch
@@ -149,11 +155,11 @@ class GradientFlow(pl.Callback):
             self.take(trainer, pl_module)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """Counts where the gradients are, so that nobody waits for it."""
+        """Counts where the gradients are, in place: nobody waits for it, and a graph of the update does it too."""
         if limit := trainer.gradient_clip_val:
             largest = math.inf if trainer.gradient_clip_algorithm == "value" else 2.0
             gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-            self.clipped = self.clipped + (nn.utils.get_total_norm(gradients, largest) > limit)
+            self.clipped += nn.utils.get_total_norm(gradients, largest) > limit
         self.updates += 1
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -165,14 +171,15 @@ class GradientFlow(pl.Callback):
         if not trainer.is_global_zero:
             return
         per_epoch = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
-        row = {"epochs": trainer.global_step / per_epoch, "clipped": int(self.clipped) / max(1, self.updates)}
+        row = {"epochs": trainer.global_step / per_epoch, "clipped": int(self.clipped) / max(1, int(self.updates))}
         first = followed(model)
         tokens, state = tree_map(lambda part: None if part is None else part[:, :first], self.latest)
         row |= self.measured(trainer, model, tokens, state)
         self.rows = [*(before for before in self.rows if before["epochs"] < row["epochs"]), row]
         steps = max(len(of["layers.0.h"]) for of in self.rows)
         self.rows = [of for of in self.rows if len(of["layers.0.h"]) == steps]
-        self.updates = self.clipped = 0
+        self.updates.zero_()
+        self.clipped.zero_()
         write(self.path, self.rows)
 
     def measured(self, trainer: Any, model: LanguageModel, tokens: Tensor, state: Any) -> dict[str, Any]:

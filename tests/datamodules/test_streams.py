@@ -1,11 +1,14 @@
 """Contiguous streams: nothing twice, nothing left out, nothing read ahead."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datamodules import streams as module
 from datamodules.streams import PADDING, Streams
 from datamodules.text import TextDataModule
 
@@ -108,3 +111,40 @@ def test_a_position_saved_by_two_processes_is_that_of_one() -> None:
     next(iter(half))
     whole.load_state_dict(half.state_dict())
     assert torch.equal(next(iter(whole)).tokens[:, 1:], next(iter(half)).tokens)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.int64])
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(("rank", "processes"), [(0, 1), (1, 2), (1, 3)])
+def test_windows_that_a_device_cuts_are_the_same(
+    device: str, dtype: Any, whole: bool, rank: int, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short ones, padded ones, those of a process, and those after a position that was saved."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    monkeypatch.setattr(module, "AT_ONCE", 100)
+    ids = np.random.default_rng(0).integers(0, min(np.iinfo(dtype).max, 2**31 - 1), 1001, endpoint=True).astype(dtype)
+    ids.flags.writeable = False  # as a file that is mapped
+    streams = Streams(ids, 6, 13, whole).shard(rank, processes)
+    there = streams.on(torch.device(device))
+    assert there.resident_bytes == streams.resident_bytes == 1001 * (1 if dtype == np.uint8 else 4)
+    for ours, theirs in zip(there, streams, strict=True):
+        assert ours.tokens.device.type == device and ours.tokens.dtype == torch.int64 and ours.fresh == theirs.fresh
+        assert torch.equal(ours.tokens.cpu(), theirs.tokens) and ours.symbols == theirs.symbols
+    if not whole:
+        streams.load_state_dict({"position": 5})
+        there.load_state_dict(streams.state_dict())
+        assert torch.equal(next(iter(there)).tokens.cpu(), next(iter(streams)).tokens)
+        assert there.state_dict() == streams.state_dict() == {"position": 6}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_that_cuts_windows_waits_for_nothing() -> None:
+    streams = Streams(np.arange(1000), 6, 13).on(torch.device("cuda"))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert len(list(streams)) == 13
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

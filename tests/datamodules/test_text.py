@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
+from datamodules import text
 from datamodules.corpora import python_docstrings
 from datamodules.text import TextDataModule
 
@@ -102,3 +104,21 @@ def test_the_english_of_the_standard_library_is_there() -> None:
     assert text.count("Return") > 1000 and "import sys" not in text[:1000]
     assert 1_500_000 < len(text) < 10_000_000 and not text.endswith("\n")
     assert "A powerful, extensible, and easy-to-use option parser." in text
+
+
+@pytest.mark.parametrize(("free", "resident"), [(4 * 90, True), (4 * 90 - 1, False), (0, False)])
+def test_the_training_part_is_on_the_device_where_it_takes_a_quarter_of_its_memory_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, resident: bool
+) -> None:
+    monkeypatch.setattr(text, "free_memory", lambda device: free)
+    data = TextDataModule(write(tmp_path, bytes(range(50)) * 2), level="byte", batch_size=4, window=5)
+    without = [window.tokens for window in data.train_dataloader()]
+    data.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    streams = data.train_dataloader()
+    assert (streams.device == torch.device("cpu")) is resident and (streams.device is None) is not resident
+    assert all(torch.equal(ours.tokens, theirs) for ours, theirs in zip(streams, without, strict=True))
+    assert data.val_dataloader().device is None
+
+
+def test_windows_for_a_cpu_are_cut_where_the_text_is() -> None:
+    assert text.free_memory(torch.device("cpu")) == 0

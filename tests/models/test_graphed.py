@@ -1,0 +1,548 @@
+"""Updates that are recorded and replayed: the same bits as those that Lightning makes, on a device that waits for
+nobody.
+
+There need be no GPU: on a CPU, what is recorded runs again. A tape stands for a CUDA graph where it matters that Python
+does not run again.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
+from pytorch_lightning.plugins import MixedPrecision, Precision
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from datamodules.text import TextDataModule
+from models import graphed as module
+from models import language_model
+from models.callbacks import LastCheckpoint
+from models.graphed import CAPTURABLE, Graphed, GraphedUpdates, reason_against
+from models.insight.flow import GradientFlow
+from models.language_model import LanguageModel
+from models.training import OPTIMIZERS, Trained
+
+NEVER = 10**9
+AS_THEY_ARE, BY_LIGHTNING, RECORDED = "as they are", "by Lightning", "recorded"  # how updates are made
+FUSED = [name for name, kind in OPTIMIZERS.items() if "fused" in CAPTURABLE[kind]]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """26 windows of 8 steps of 4 streams, of which the last is short."""
+    (path := tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 20, encoding="utf-8")
+    return path
+
+
+class Seen(pl.Callback):
+    """What each update reports."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.logged: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.losses.append(outputs["loss"].item())
+        names = ("train_loss", "train_bpc", "grad_norm", "learning_rate")
+        self.logged.append({name: float(of) for name, of in trainer.callback_metrics.items() if name in names})
+
+
+Trainable = Callable[..., tuple[LanguageModel, Seen]]
+
+
+@pytest.fixture
+def trained(path: Path, monkeypatch: pytest.MonkeyPatch) -> Trainable:
+    def trained(how: str, *callbacks: Any, ckpt_path: Any = None, **options: Any) -> tuple[LanguageModel, Seen]:
+        monkeypatch.setattr(language_model, "reason_against", lambda model: "asked" if how == BY_LIGHTNING else "")
+        monkeypatch.setattr(module, "WARM_UP", NEVER if how == AS_THEY_ARE else 3)
+        of_model = {"embedding_size": 4, "hidden_size": 6, "learning_rate": 0.01, "backend": "fused"}
+        of_trainer = {"max_epochs": 2, "log_every_n_steps": 3, "limit_val_batches": 0, "accelerator": "cpu"}
+        of_trainer |= dict.fromkeys(
+            ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+        )
+        for name, value in options.items():
+            (of_model if name in LanguageModel(2).hparams else of_trainer)[name] = value
+        pl.seed_everything(0)
+        data = TextDataModule(str(path), batch_size=4, window=8)
+        model, seen = LanguageModel(data.vocab_size, **of_model), Seen()
+        trainer = pl.Trainer(callbacks=[*callbacks, seen], num_sanity_val_steps=0, **of_trainer)
+        trainer.fit(model, data, ckpt_path=ckpt_path, weights_only=True)
+        return model, seen
+
+    return trained
+
+
+def same(a: LanguageModel, b: LanguageModel) -> bool:
+    return all(torch.equal(value, b.state_dict()[name]) for name, value in a.state_dict().items())
+
+
+class Tape(TorchDispatchMode):
+    """A CUDA graph on a CPU: the operations on tensors, to be repeated in the same memory, without what Python did
+    between them. When it is made, nothing has happened. Like one, it knows no number while it is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[Any] = []
+        self.made: dict[int, Any] = {}
+        self.found: dict[int, tuple[Tensor, Tensor]] = {}  # what was there before, and its values
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        assert function is not torch.ops.aten._local_scalar_dense.default, "a number is asked for"
+        for part in tensors((args, kwargs)):
+            if id(part) not in self.made and id(part) not in self.found:
+                self.found[id(part)] = part, part.detach().clone()
+        outputs = function(*args, **kwargs)
+        self.made |= {id(part): part for part in tensors(outputs) if id(part) not in self.found}
+        self.operations.append((function, args, kwargs, outputs))
+        return outputs
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        for part, before in self.found.values():
+            part.copy_(before)
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for function, args, kwargs, outputs in self.operations:
+            for old, new in zip(tensors(outputs), tensors(function(*args, **kwargs)), strict=True):
+                if old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    return [part for part in tree_leaves(tree) if isinstance(part, Tensor)]
+
+
+@pytest.fixture
+def taped(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
+    """Every tape that is made from now on. The optimizers ask for no number, as on a GPU."""
+    tapes: list[Tape] = []
+
+    def record(self: Graphed) -> Callable[[], Any]:
+        random = torch.get_rng_state()
+        with Tape() as tape:
+            outputs = self.function(*self.inputs)
+        tape.undo()
+        torch.set_rng_state(random)
+        tapes.append(tape)
+
+        def replay() -> Any:
+            tape.replay()
+            return outputs
+
+        return replay
+
+    plain = module.make_capturable
+
+    def make_capturable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        plain(optimizer, device)
+        for group in optimizer.param_groups:
+            group["fused"] = True
+
+    monkeypatch.setattr(Graphed, "record", record)
+    monkeypatch.setattr(module, "make_capturable", make_capturable)
+    return tapes
+
+
+EVERYTHING = {
+    "num_layers": 2, "dropout": 0.2, "weight_dropout": 0.3, "weight_decay": 0.1, "schedule": "cosine",
+    "warmup_steps": 9, "gradient_clip_val": 0.3,
+}  # fmt: skip
+KINDS: list[dict[str, Any]] = [
+    *({"optimizer": name, **EVERYTHING} for name in OPTIMIZERS),
+    {"cell": "rnn", "backend": "autograd", "gradient_clip_val": 0.1, "gradient_clip_algorithm": "value"},
+    {"cell": "gru", "attention_span": 12, "schedule": "exponential", "loss": "last"},
+    {"embedding_size": None, "schedule": "plateau", "limit_val_batches": 1, "val_check_interval": 0.2},
+    {"tied": True, "embedding_size": 6, "precision": "64-true", "dropout": 0.5, "dropout_per": "window"},
+    {"precision": "bf16-mixed"},
+]
+
+
+class Hook(pl.Callback):
+    """What it finds at each update; old gradients lie about when training begins."""
+
+    in_graphs = True
+
+    def __init__(self) -> None:
+        self.found: list[Any] = []
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        for parameter in pl_module.parameters():
+            parameter.grad = torch.ones_like(parameter)
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in pl_module.parameters()])
+        self.found.append((float(norm), torch.is_autocast_enabled("cpu"), optimizer is trainer.optimizers[0]))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_run_of_graphs_gives_the_bits_of_one_by_lightning(trained: Trainable, kind: dict[str, Any]) -> None:
+    """Fresh texts and short windows among them; what is logged, and what hooks find, too."""
+    hook, of_lightning = Hook(), Hook()
+    plain, of_plain = trained(BY_LIGHTNING, of_lightning, **kind)
+    model, of_graphs = trained(RECORDED, hook, **kind)
+    assert hook.found == of_lightning.found
+    assert len(of_plain.losses) == 2 * 26 and of_graphs.losses == of_plain.losses
+    assert same(model, plain) and all(
+        torch.equal(*parts) for parts in zip(*map(tree_leaves, (model.state, plain.state)), strict=True)
+    )
+    for ours, theirs in zip(of_graphs.logged, of_plain.logged, strict=True):
+        assert ours.keys() == theirs.keys()
+        # the rate is logged as it is used, in float64, and else in float32: half an ULP of that
+        assert ours.pop("learning_rate", 0) == pytest.approx(theirs.pop("learning_rate", 0), rel=2**-24)
+        assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [*({"optimizer": name, **EVERYTHING} for name in FUSED), *({**kind, "optimizer": "sgd"} for kind in KINDS[5:])],
+    ids=str,
+)
+def test_a_replay_needs_nothing_of_python(
+    trained: Trainable, taped: list[Tape], tmp_path: Path, kind: dict[str, Any]
+) -> None:
+    """No rate, number of an update or count is frozen; no tensor is replaced that a replay changes."""
+    plain, of_plain = trained(AS_THEY_ARE, GradientFlow(tmp_path / "plain.npz", 5), **kind)
+    assert not taped
+    model, of_graphs = trained(RECORDED, GradientFlow(tmp_path / "graphs.npz", 5), **kind)
+    assert len(taped) == 1 and taped[0].operations
+    assert of_graphs.losses == of_plain.losses and of_graphs.logged == of_plain.logged and same(model, plain)
+    ours, theirs = np.load(tmp_path / "graphs.npz"), np.load(tmp_path / "plain.npz")
+    assert all((ours[name] == theirs[name]).all() for name in theirs.files)
+    assert "gradient_clip_val" not in kind or 0 < theirs["clipped"].mean() < 1
+
+
+def test_inputs_and_outputs_are_nobody_elses_memory(taped: list[Tape]) -> None:
+    weight = torch.zeros(2)
+
+    def function(x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        weight.add_(x)
+        return weight * 1, (torch.zeros(2) if state is None else state) + x
+
+    graphed, state, outputs = Graphed(function, torch.device("cpu")), None, []
+    for k in range(1, 8):
+        x = torch.full((2,), float(k))
+        weights, state = graphed(x, state)
+        outputs += [weights, state]
+        x.fill_(torch.nan)
+    assert [part.tolist() for part in outputs] == [[k * (k + 1) / 2] * 2 for k in range(1, 8) for _ in range(2)]
+    assert len(taped) == 1
+
+
+def test_other_shapes_run_as_they_are_before_and_between(taped: list[Tape]) -> None:
+    shapes: list[Any] = []
+    graphed = Graphed(lambda x: shapes.append((tuple(x.shape), x.dtype)) or x + 1, torch.device("cpu"))
+    often, other = torch.zeros(3), (torch.zeros(2), torch.zeros(3, dtype=torch.float64))
+    for k in range(9):
+        assert graphed(often + k).tolist() == [k + 1] * 3
+        assert all(graphed(x).dtype == x.dtype for x in other)
+    known = [((3,), torch.float32), ((2,), torch.float32), ((3,), torch.float64)]
+    assert shapes == known * 4 + known[1:] * 5, "three calls, one recording, and none after it"
+
+
+@pytest.mark.parametrize(
+    "optimizer, before, after",
+    [
+        *((name, RECORDED, BY_LIGHTNING) for name in OPTIMIZERS),
+        ("adamw", BY_LIGHTNING, RECORDED),
+        ("adamw", RECORDED, RECORDED),
+    ],
+)
+def test_a_run_goes_on_in_mid_epoch_with_graphs_and_without(
+    trained: Trainable, tmp_path: Path, optimizer: str, before: str, after: str
+) -> None:
+    kind = EVERYTHING | {"optimizer": optimizer, "limit_val_batches": 1}
+
+    class Stop(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            trainer.should_stop = trainer.global_step == 40  # in the second epoch
+
+    whole, of_whole = trained(BY_LIGHTNING, **kind)
+    trained(before, Stop(), LastCheckpoint(tmp_path / "last.ckpt"), **kind)
+    resumed, of_resumed = trained(after, ckpt_path=tmp_path / "last.ckpt", **kind)
+    assert of_resumed.losses == of_whole.losses[40:] and same(resumed, whole)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_checkpoint_does_not_tell_that_there_were_graphs(trained: Trainable, tmp_path: Path, optimizer: str) -> None:
+    found = []
+    for how in (BY_LIGHTNING, RECORDED):
+        trained(how, LastCheckpoint(tmp_path / "last.ckpt", 35), max_steps=35, optimizer=optimizer, warmup_steps=200)
+        checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+        found.append(
+            [checkpoint.keys(), checkpoint["optimizer_states"][0]["param_groups"], checkpoint["lr_schedulers"]]
+        )
+        assert {"graphed", "watch"}.isdisjoint(checkpoint["state_dict"])
+    assert repr(found[0]) == repr(found[1]), "a tensor would equal its number"
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_optimizers_know_the_options_that_graphs_need_and_those_are_taken_back(kind: Any) -> None:
+    optimizer = kind([torch.zeros(2, requires_grad=True)], lr=0.25)
+    (group,), (before,) = optimizer.param_groups, copy.deepcopy(optimizer.state_dict()["param_groups"])
+    assert CAPTURABLE[kind].keys() <= before.keys()
+    group.update(CAPTURABLE[kind], lr=torch.tensor(0.25))
+    checkpoint = {"optimizer_states": [optimizer.state_dict()], "lr_schedulers": [{"_last_lr": [group["lr"]]}]}
+    module.without_graphs(checkpoint, [optimizer])
+    assert repr(checkpoint["optimizer_states"][0]["param_groups"]) == repr([before])
+    assert repr(checkpoint["lr_schedulers"]) == "[{'_last_lr': [0.25]}]" and isinstance(group["lr"], Tensor)
+
+
+class Poison(pl.Callback):
+    """Multiplies one loss, or adds to it."""
+
+    def __init__(self, value: float, update: int) -> None:
+        self.value, self.update, self.factor, self.adds = value, update, torch.ones(()), False
+        self.weights: dict[str, Tensor] = {}
+
+    def __call__(self, loss: Tensor) -> Tensor:
+        return loss + (self.factor - 1) if self.adds else loss * self.factor
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step + 1 == self.update:
+            self.weights = copy.deepcopy(pl_module.state_dict())
+        self.factor.fill_(self.value if trainer.global_step + 1 == self.update else 1.0)
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> tuple[Poison, list[LanguageModel]]:
+    """What makes the loss of update 7 NaN, and the models that were trained."""
+    poison, models, read = Poison(math.nan, 7), list[LanguageModel](), LanguageModel.read
+
+    def poisonous(self: LanguageModel, tokens: Tensor, state: Any) -> Any:
+        loss, state = read(self, tokens, state)
+        models.append(self)
+        return poison(loss), state
+
+    monkeypatch.setattr(LanguageModel, "read", poisonous)
+    return poison, models
+
+
+@pytest.mark.parametrize("value, update", [(math.nan, 7), (math.inf, 7), (math.nan, 2)])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_update_that_is_not_finite_changes_no_weight_and_is_told_at_the_next_look(
+    trained: Trainable, poisoned: tuple[Poison, list[LanguageModel]], request: pytest.FixtureRequest, optimizer: str,
+    value: float, update: int,
+) -> None:  # fmt: skip
+    """Those after it would be finite."""
+    if optimizer in FUSED:
+        request.getfixturevalue("taped")
+    poison, models = poisoned
+    poison.value, poison.update = value, update
+    said = rf"^update {update} was not made: the loss is {value}, the norm of the gradient of .* is nan, .* is 0.01\.$"
+    with pytest.raises(FloatingPointError, match=said):
+        trained(RECORDED, poison, optimizer=optimizer, weight_decay=0.1, log_every_n_steps=10)
+    assert models[0].trainer.global_step == 9, "told when update 10 is logged"
+    assert poison.weights and all(torch.equal(models[0].state_dict()[name], of) for name, of in poison.weights.items())
+
+
+@pytest.mark.parametrize("adds", [False, True], ids=["gradients, too", "the loss alone"])
+def test_the_update_that_is_told_is_the_same_as_without_graphs(
+    trained: Trainable, poisoned: tuple[Poison, list[LanguageModel]], adds: bool
+) -> None:
+    told, poisoned[0].adds = [], adds
+    for how in (BY_LIGHTNING, RECORDED):
+        with pytest.raises(FloatingPointError) as caught:
+            trained(how, poisoned[0], log_every_n_steps=10, warmup_steps=30)
+        told.append(str(caught.value))
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("saves", [True, False], ids=["a checkpoint is written", "training ends"])
+def test_what_is_not_finite_is_told_before(
+    trained: Trainable, poisoned: tuple[Poison, list[LanguageModel]], tmp_path: Path, saves: bool
+) -> None:
+    last = [LastCheckpoint(tmp_path / "last.ckpt", 5)] * saves
+    with pytest.raises(FloatingPointError, match="update 7 was not made"):
+        trained(RECORDED, poisoned[0], *last, log_every_n_steps=1000, max_steps=12)
+    assert not saves or torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 5
+
+
+class OnOneDevice(TorchDispatchMode):
+    """Nothing is copied from or to the CPU. That no number is asked for, tensors without values see to."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        outputs = function(*args, **kwargs or {})
+        assert all(part.is_meta for part in tensors((args, kwargs, outputs))), function
+        return outputs
+
+
+@pytest.mark.parametrize("clip", [(None, None), (0.5, "norm"), (0.5, "value")])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"cell": "lstm", "backend": "fused", "num_layers": 2, "dropout": 0.2, "weight_dropout": 0.2, "tied": True},
+        {"cell": "gru", "backend": "autograd", "attention_span": 5, "dropout_per": "window", "dropout": 0.2},
+        {"cell": "rnn", "backend": "fused", "embedding_size": None, "loss": "last"},
+        {"cell": "lstm", "backend": "fused", "vocab_size": 500, "embedding_size": None},
+    ],
+    ids=str,
+)
+def test_an_update_waits_for_nothing_and_copies_nothing_to_the_device(
+    kind: dict[str, Any], clip: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """But for the optimizer's step, which is torch's."""
+    monkeypatch.setattr(torch, "autocast", lambda *given, **options: nullcontext())
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *given: False)
+    model = LanguageModel(**{"vocab_size": 7, "embedding_size": 6, "hidden_size": 6, **kind}).to("meta")
+    (optimizer,) = optimizers = [torch.optim.SGD(model.parameters())]
+    optimizer.step = lambda: None  # type: ignore[method-assign]
+    flow = GradientFlow(tmp_path / "flow.npz")
+    model._trainer = SimpleNamespace(
+        optimizers=optimizers, callbacks=[flow], global_step=0, gradient_clip_val=clip[0],
+        gradient_clip_algorithm=clip[1], precision_plugin=Precision(),
+    )  # fmt: skip
+    flow.on_train_start(model.trainer, model)
+    updates, tokens, state = GraphedUpdates(model), torch.zeros(9, 3, dtype=torch.int64, device="meta"), None
+    with OnOneDevice():
+        for _ in range(module.WARM_UP + 3):
+            loss, norm, state = updates(tokens, state)
+    assert loss.is_meta and norm.is_meta and not loss.requires_grad
+
+
+class LooksAtGradients(pl.Callback):
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("reason", "of_model", "of_trainer"),
+    [
+        ("", {}, {}),
+        ("", {"weight_dropout": 0.5, "backend": "autograd"}, {"callbacks": [GradientFlow(Path("flow.npz"))]}),
+        ("--model.cuda_graph is false", {"cuda_graph": False}, {}),
+        ("processes share", {}, {"strategy": "ddp"}),
+        ("summed up", {}, {"accumulate_grad_batches": 2}),
+        ("summed up", {}, {"callbacks": [GradientAccumulationScheduler({0: 1})]}),
+        ("float16", {}, {"plugins": [MixedPrecision("16-mixed", "cuda", torch.amp.GradScaler("cpu"))]}),
+        ("--model.recompute", {"recompute": 4}, {}),
+        ("LooksAtGradients must see", {}, {"callbacks": [LooksAtGradients()]}),
+    ],
+)
+def test_what_cannot_be_recorded_is_not(
+    monkeypatch: pytest.MonkeyPatch, reason: str, of_model: dict[str, Any], of_trainer: dict[str, Any]
+) -> None:
+    model = LanguageModel(5, **of_model)
+    silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    model.trainer = pl.Trainer(accelerator="cpu", **silent, **of_trainer)
+    assert reason_against(model) == (reason if reason.startswith("--model.cuda") else "they are made on the cpu")
+    monkeypatch.setattr(Trained, "device", torch.device("cuda"), raising=False)
+    assert reason in reason_against(model) and bool(reason) == bool(reason_against(model))
+    monkeypatch.setattr(torch, "is_anomaly_enabled", lambda: True)
+    assert reason_against(model)
+
+
+def test_what_fails_says_how_to_go_without(trained: Trainable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def record(self: Graphed) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(Graphed, "record", record)
+    with pytest.raises(RuntimeError, match="not permitted") as caught:
+        trained(RECORDED)
+    assert caught.value.__notes__ == ["To go without CUDA graphs: --model.cuda_graph false"]
+
+
+def test_a_run_on_a_cpu_has_no_graphs(path: Path) -> None:
+    seen: list[Any] = []
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *of_the_update: Any) -> None:
+            seen.append(pl_module.graphed)
+
+    data = TextDataModule(str(path), batch_size=4, window=8)
+    silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = pl.Trainer(accelerator="cpu", max_steps=2, limit_val_batches=0, callbacks=[Look()], **silent)
+    trainer.fit(LanguageModel(data.vocab_size, hidden_size=4), data)
+    assert seen == [None, None]
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """Options of a run, on a device whose sums are made in one order."""
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    yield {"accelerator": "gpu", "devices": 1, "hidden_size": 64, "embedding_size": 64, "deterministic": True}
+    torch.use_deterministic_algorithms(False)
+
+
+class WaitsForNothing(pl.Callback):
+    """From the first replay on, while the first epoch lasts."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        replays = pl_module.graphed.graphed.replay is not None and trainer.current_epoch == 0
+        torch.cuda.set_sync_debug_mode("error" if replays and len(batch.tokens) == 9 else "default")
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *of_the_update: Any) -> None:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("backend", ["autograd", "fused", "triton"])
+@pytest.mark.parametrize("kind", [{"optimizer": name, **EVERYTHING} for name in OPTIMIZERS] + KINDS[6:7], ids=str)
+def test_on_a_gpu_replays_wait_for_nothing_and_give_the_bits_of_updates_as_they_are(
+    trained: Trainable, on_a_gpu: dict[str, Any], tmp_path: Path, kind: dict[str, Any], backend: str, precision: str
+) -> None:
+    options = {**on_a_gpu, **kind, "backend": backend, "precision": precision, "log_every_n_steps": 1000}
+    plain, of_plain = trained(AS_THEY_ARE, GradientFlow(tmp_path / "plain.npz"), **options)
+    model, of_graphs = trained(RECORDED, GradientFlow(tmp_path / "graphs.npz"), WaitsForNothing(), **options)
+    assert of_graphs.losses == of_plain.losses and same(model, plain)
+    ours, theirs = np.load(tmp_path / "graphs.npz"), np.load(tmp_path / "plain.npz")
+    assert all((ours[name] == theirs[name]).all() for name in theirs.files)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_on_a_gpu_a_run_of_graphs_is_one_by_lightning(
+    trained: Trainable, on_a_gpu: dict[str, Any], tmp_path: Path, optimizer: str
+) -> None:
+    """Goes on from its checkpoint, too, on a CPU."""
+    options = {**on_a_gpu, "optimizer": optimizer, "learning_rate": 1e-3, "warmup_steps": 9, "gradient_clip_val": 0.3}
+    _, of_plain = trained(BY_LIGHTNING, **options)
+    _, of_graphs = trained(RECORDED, LastCheckpoint(tmp_path / "last.ckpt", 35), **options, max_steps=35)
+    on_cpu = {"accelerator": "cpu", "devices": 1, "deterministic": False}
+    _, of_rest = trained(BY_LIGHTNING, **options | on_cpu, ckpt_path=tmp_path / "last.ckpt")
+    # Optimizers of another make round otherwise, some ULPs of 6e-8 an update, as sums on another device do. A gradient
+    # that is nearly nothing may change its sign, and Adam's step there, of 1e-3, with it; the loss hardly notices.
+    np.testing.assert_allclose(of_graphs.losses, of_plain.losses[:35], rtol=1e-3)
+    np.testing.assert_allclose(of_rest.losses, of_plain.losses[35:], rtol=1e-3)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_an_update_that_is_not_finite_changes_no_weight(
+    trained: Trainable, on_a_gpu: dict[str, Any], poisoned: tuple[Poison, list[LanguageModel]]
+) -> None:
+    poison, models = poisoned
+    poison.factor = poison.factor.cuda()
+    for optimizer in OPTIMIZERS:
+        with pytest.raises(FloatingPointError, match=r"^update 7 was not made: the loss is nan, .* is 0.01\.$"):
+            trained(RECORDED, poison, **on_a_gpu, optimizer=optimizer, weight_decay=0.1, log_every_n_steps=10)
+        assert all(torch.equal(models[-1].state_dict()[name], of) for name, of in poison.weights.items()), optimizer
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_updates_are_graphs_unless_something_forbids_it(
+    path: Path, on_a_gpu: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    for asked, said in (
+        (True, "updates are CUDA graphs\n"),
+        (False, "updates are not CUDA graphs: --model.cuda_graph is"),
+    ):
+        data = TextDataModule(str(path), batch_size=4, window=8)
+        trainer = pl.Trainer(accelerator="gpu", devices=1, max_steps=9, limit_val_batches=0, **silent)
+        trainer.fit(LanguageModel(data.vocab_size, hidden_size=64, cuda_graph=asked), data)
+        assert said in capfd.readouterr().err
+        assert trainer.train_dataloader.device.type == "cuda"
