@@ -81,7 +81,7 @@ def by_a_loop(model: LanguageModel, data: TextDataModule, clip: float, device: s
     model.to(device)
     options, state, clock = model.hparams, None, Clock()
     optimizer = OPTIMIZERS[options["optimizer"]](
-        model.parameters(), lr=options["learning_rate"], weight_decay=options["weight_decay"]
+        model.parameters(), lr=options["learning_rate"], weight_decay=options["weight_decay"], fused=True
     )
     for update, (tokens, fresh) in enumerate(islice(data.train_streams, WARM_UP + UPDATES), start=1):
         tokens = tokens.to(device)

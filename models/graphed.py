@@ -117,6 +117,7 @@ class GraphedUpdates:
                 callback.on_before_optimizer_step(trainer, model, self.optimizer)
             loss, (group,) = loss.detach(), self.optimizer.param_groups
             norm = self.watch.let_through(loss, [p.grad for p in model.parameters()], group["lr"])
+            model.norm = norm.masked_fill(~self.watch.finite, 0)
             limit = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
             model.configure_gradient_clipping(self.optimizer, *limit)
             self.optimizer.step()

@@ -137,13 +137,13 @@ class LanguageModel(Trained):
 
     def projected(self, tokens: Tensor) -> Projection:
         """The first layer's W_ih x + b_ih (T, B, GH). Where symbols are fewer than tokens, of each symbol once: a table
-        that is looked up, whose gradient is the sum of those of its tokens."""
+        that is looked up, whose gradient is the sum of those of its tokens, and therefore as precise as a weight's."""
         (layer,), vocab_size = self.recurrent.layers()[0], self.hparams["vocab_size"]
         if vocab_size > tokens.numel():
             x = self.embedding(tokens) if self.embedding else F.one_hot(tokens, vocab_size).to(self.head.weight)
             return Dense(x, layer.weight_ih, layer.bias_ih)
         table = layer.project(self.embedding.weight) if self.embedding else layer.weight_ih.T + layer.bias_ih
-        return Symbols(tokens, table)
+        return Symbols(tokens, table.to(layer.bias_ih))
 
     def on_train_start(self) -> None:
         super().on_train_start()

@@ -14,12 +14,17 @@ from torch import Tensor
 
 
 def add_products(total: Tensor, d: Tensor, read: Tensor) -> None:
-    """total += Σ_t Σ_b d readᵀ: (K, B, G), (K, B, I) → (G, I). Sums have the precision of `total`, products of `d`."""
+    """total += Σ_t Σ_b d readᵀ: (K, B, G), (K, B, I) → (G, I). What is added rounds as `d` does, sums as `total`."""
     d, read = d.flatten(0, 1).T, read.flatten(0, 1).to(d)
     if total.dtype == d.dtype:
         total.addmm_(d, read)
     else:
         total += d @ read
+
+
+def no_sum(parameter: Tensor) -> Tensor:
+    """What its gradients are to be added to, in float32 at least."""
+    return torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
 
 
 class Dense(NamedTuple):
@@ -36,8 +41,7 @@ class Dense(NamedTuple):
         return self.parts().contiguous(), None
 
     def no_gradients(self, wanted: Sequence[bool]) -> list[Any]:
-        x = torch.empty_like(self.x) if wanted[0] else None
-        return [x, *(torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in self[1:])]
+        return [torch.empty_like(self.x) if wanted[0] else None, *map(no_sum, self[1:])]
 
     def share_out(self, gradients: list[Any], t: slice, d: Tensor) -> None:
         d = d.to(self.weight)
@@ -66,10 +70,10 @@ class Symbols(NamedTuple):
         return self.table.contiguous(), self.tokens.contiguous()
 
     def no_gradients(self, wanted: Sequence[bool]) -> list[Any]:
-        return [None, torch.zeros_like(self.table)]
+        return [None, no_sum(self.table)]
 
     def share_out(self, gradients: list[Any], t: slice, d: Tensor) -> None:
-        gradients[1].index_add_(0, self.tokens[t].flatten(), d.flatten(0, 1).to(self.table))
+        gradients[1].index_add_(0, self.tokens[t].flatten(), d.flatten(0, 1).to(gradients[1]))
 
     def d_bias(self, gradients: list[Any]) -> Tensor:
         return gradients[1].sum(0)

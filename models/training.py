@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
@@ -46,6 +47,7 @@ class Trained(pl.LightningModule):
     other_random_states: Sequence[Any] = ()  # of Python and NumPy
     data_states: Sequence[dict[str, Any]] = ()  # of what is read
     loss: Tensor  # of the last batch
+    norm: Tensor  # of all gradients together, before clipping
     graphed: GraphedUpdates | None = None  # makes the updates, where Lightning does not
 
     def __init__(
@@ -145,17 +147,29 @@ class Trained(pl.LightningModule):
         self.loss = loss.detach()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        norm = nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        self.norm = nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:  # that of float16 skips such updates itself
-            check_update(self, self.loss, norm)
+            check_update(self, self.loss, self.norm)
         if self.logs_now():
-            self.log("grad_norm", norm)
+            self.log("grad_norm", self.norm)
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """By the norm that is known already."""
+        if gradient_clip_val and gradient_clip_algorithm != "value":
+            nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, self.norm)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> Any:
-        options = self.hparams
-        optimizer = OPTIMIZERS[options["optimizer"]](
-            self.parameters(), lr=options["learning_rate"], weight_decay=options["weight_decay"]
-        )
+        options, kind = self.hparams, OPTIMIZERS[self.hparams["optimizer"]]
+        # one pass over the weights, where torch has that; Lightning refuses to clip with it in mixed precision
+        fused = kind is not torch.optim.RMSprop and not isinstance(self.trainer.precision_plugin, MixedPrecision)
+        optimizer = kind(
+            self.parameters(), lr=options["learning_rate"], weight_decay=options["weight_decay"],
+            **{"fused": True} if fused else {},
+        )  # fmt: skip
         if options["schedule"] == "plateau":
             plateau = ReduceLROnPlateau(optimizer, factor=options["decay_rate"], patience=options["decay_steps"])
             return {

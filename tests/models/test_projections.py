@@ -47,3 +47,8 @@ def test_sums_over_the_time_are_float32_where_products_are_of_bfloat16() -> None
     for t in range(300):
         dense.share_out(found, slice(t, t + 1), torch.ones(1, 1, 1))
     assert [of.item() for of in found[1:]] == [300, 300] and found[0].dtype == torch.bfloat16
+    symbols = Symbols(torch.zeros(300, 1, dtype=torch.int64), weight)
+    found = symbols.no_gradients([False, True])
+    for t in range(300):
+        symbols.share_out(found, slice(t, t + 1), torch.ones(1, 1, 1))
+    assert found[1].item() == 300
