@@ -20,7 +20,8 @@ from models.cells import Cell
 from models.projections import Projection, add_products, in_time
 from models.steps import ACTIVATION_OF, STEPS, Step
 
-ROWS_OF_A_CHUNK = 4096  # steps times sequences: products of fewer are slower, more take more memory
+STEPS_OF_A_CHUNK = 16  # at least: each has a price, as products of few rows are slow
+VALUES_OF_A_CHUNK = 2**21  # of gates, in as many steps as are no more: they are to stay in the cache
 NO_FORWARD_MODE = "this backend has no forward-mode derivatives: use backend='autograd'"
 
 
@@ -115,7 +116,7 @@ class Unrolled(Recurrence):
         state, projection = list(tensors[: len(cell.state._fields)]), kind(*tensors[len(cell.state._fields) :])
         ahead, outputs, saved = ctx.chunk.weight_forward(weight), [], []
         T, B = projection[0].shape[:2]
-        K = max(1, ROWS_OF_A_CHUNK // max(1, B))
+        K = max(STEPS_OF_A_CHUNK, VALUES_OF_A_CHUNK // max(1, B * len(weight)))
         spans = [slice(t, t + K) for t in range(0, T, K)]
         for t in spans:
             real_t = None if real is None else real[t]

@@ -66,13 +66,14 @@ def fields(layers: Recurrent) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("rows", [1, 23, 4096])
+@pytest.mark.parametrize("steps", [1, 2, 16])
 @pytest.mark.parametrize("cell", CELLS)
 def test_kernels_give_the_bits_of_autograd_at_sizes_that_nothing_divides(
-    cell: str, rows: int, dtype: torch.dtype, threads: None, monkeypatch: pytest.MonkeyPatch
+    cell: str, steps: int, dtype: torch.dtype, threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chunks of one step, of two, of all; shares of three threads; the last vector of a panel, and of a layer."""
-    monkeypatch.setattr(fused, "ROWS_OF_A_CHUNK", rows)
+    monkeypatch.setattr(fused, "STEPS_OF_A_CHUNK", steps)
+    monkeypatch.setattr(fused, "VALUES_OF_A_CHUNK", 0)
     for H in (1, 15, 17, 73, 131):
         for lengths in (None, torch.arange(11) % 3 + 1):
             layers = Recurrent(cell, 2, H, 1, "hard_tanh", "hard_sigmoid", backend="autograd")
