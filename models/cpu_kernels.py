@@ -109,8 +109,10 @@ class CompiledChunk:
 
 
 def chunk_of(cell: Cell, weight: Tensor) -> CompiledChunk | None:
-    """None where there is no compiler, it fails, or the weight is elsewhere, or in another format than kernels are."""
-    if weight.device.type != "cpu" or weight.dtype not in FORMATS or not can_compile():
+    """None where there is no compiler, it fails, or the weight is elsewhere, or in another format than kernels are; and
+    for `torch.export`, which is after operations of torch."""
+    known = weight.device.type == "cpu" and weight.dtype in FORMATS
+    if not known or torch.compiler.is_exporting() or not can_compile():
         return None
     kind: Any = type(cell)
     return compiled(kind, cell.gate_activation, cell.activation, weight.dtype)

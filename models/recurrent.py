@@ -129,8 +129,8 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor, state: Any = None, lengths: Tensor | None = None) -> tuple[Tensor, Any]:
         first = self.layers()[0]
-        if x.dim() != 3 or x.shape[-1] != first[0].input_size:
-            raise ValueError(f"x has shape {tuple(x.shape)}: give (T, B, {first[0].input_size})")
+        if x.dim() != 3 or x.shape[-1] != first[0].input_size or not len(x):
+            raise ValueError(f"x has shape {tuple(x.shape)}: give (T, B, {first[0].input_size}), T at least 1")
         real = None if lengths is None else real_steps(lengths, x)
         x = x if real is None else x.masked_fill(~real, 0)
         return self.over_projected(lambda cells: dense(x, cells), x.shape[1], state, real)

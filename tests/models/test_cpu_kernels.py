@@ -158,6 +158,12 @@ def test_what_has_no_kernels_goes_without() -> None:
         assert cpu_kernels.chunk_of(cell, elsewhere) is None
 
 
+def test_layers_with_kernels_are_exported_without_them() -> None:
+    layers, x = Recurrent("lstm", 3, 5, backend="compiled"), torch.randn(4, 2, 3)
+    exported, _ = torch.export.export(layers, (x,)).module()(x)
+    torch.testing.assert_close(exported, layers(x)[0], rtol=0, atol=2**-20)  # outputs within 1, some roundings a step
+
+
 def test_without_a_compiler_layers_go_on_and_it_is_told_once(
     uncompiled: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,7 +86,8 @@ def test_dropout_drops_a_share_and_keeps_the_mean(per: str) -> None:
 
 @pytest.mark.parametrize("cell", TORCH_LAYERS)
 def test_wrong_shapes_and_names_are_refused(cell: str) -> None:
-    with pytest.raises(ValueError, match=r"x has shape \(2, 4\): give \(T, B, 3\)"):
-        Recurrent(cell, 3, 5)(torch.zeros(2, 4))
+    for shape in ((2, 4), (2, 2, 4), (0, 2, 3)):
+        with pytest.raises(ValueError, match=r"x has shape \(.*\): give \(T, B, 3\), T at least 1"):
+            Recurrent(cell, 3, 5)(torch.zeros(shape))
     with pytest.raises(ValueError, match="'softplus' does not exist"):
         Recurrent(cell, 3, 5, activation="softplus")
