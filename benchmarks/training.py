@@ -27,7 +27,7 @@ from models.training import OPTIMIZERS
 
 CONFIG = Path(__file__).parents[1] / "configs/lstm.yaml"
 PAIRS = 8
-WARM_UP, UPDATES = 5, 30  # of a stretch: those before the clock starts, as it does after the first graph, and the rest
+WARM_UP, UPDATES = 5, 50  # of a stretch: those before the clock starts, and the rest, of which one is logged
 
 
 class Clock(pl.Callback):

@@ -170,7 +170,8 @@ class LanguageModel(Trained):
 
     def read(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         """The loss of a window, and the state after it, detached."""
-        logits, state = functional_call(self, self.dropped_weights(), (tokens[:-1], state))
+        given, dropped = (tokens[:-1], state), self.dropped_weights()
+        logits, state = functional_call(self, dropped, given) if dropped else self(*given)
         targets = tokens[1:]
         if self.hparams["loss"] == "last":
             logits, targets = logits[-1:], targets[-1:]
