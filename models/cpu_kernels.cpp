@@ -7,7 +7,6 @@
 // models/cpu_kernels.py compiles this for one CELL, GATE (which stands for σ) and ACT (for tanh), and REAL numbers.
 // Letters: K steps, B batch, H hidden size, G gates. Everything is row-major, time first.
 
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -89,6 +88,8 @@ struct Identity {
     static V of(V a) { return a; }
     static V slope(V) { return broadcast(1); }
 };
+
+// Held between low and high; and 1 where it need not be.
 inline V within(V a, real low, real high) { return a < low ? broadcast(low) : a > high ? broadcast(high) : a; }
 inline V is_within(V a, real low, real high) { return (a >= low) & (a <= high) ? broadcast(1) : V{}; }
 struct HardSigmoid {

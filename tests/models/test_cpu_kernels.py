@@ -3,6 +3,7 @@
 The tiers of `tests/equivalence` try them as every backend, at small sizes.
 """
 
+import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,13 +77,27 @@ def test_kernels_give_the_bits_of_autograd_at_sizes_that_nothing_divides(
     monkeypatch.setattr(fused, "VALUES_OF_A_CHUNK", 0)
     for H in (1, 15, 17, 73, 131):
         for lengths in (None, torch.arange(11) % 3 + 1):
-            layers = Recurrent(cell, 2, H, 1, "hard_tanh", "hard_sigmoid", backend="autograd")
-            truth = results(layers, torch.float64, lengths)
-            layers.backend = "compiled"
-            found = results(layers, dtype, lengths)
-            assert truth.keys() == found.keys() and len(truth) >= 8
-            for name in truth:
-                assert (found[name] == truth[name]).all(), (H, lengths, name)
+            same_as_autograd(cell, H, dtype, lengths)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the names are those of x86")
+@pytest.mark.parametrize("machine", ["x86-64", "haswell"])
+def test_narrower_vectors_give_the_same_bits(machine: str, uncompiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of 2003 and of 2013, which every machine of today has, too."""
+    flags = [flag.replace("native", machine) for flag in cpu_kernels.FLAGS]
+    monkeypatch.setattr(cpu_kernels, "FLAGS", flags)
+    for cell in CELLS:
+        same_as_autograd(cell, 37, torch.float32, None)
+
+
+def same_as_autograd(cell: str, H: int, dtype: torch.dtype, lengths: Tensor | None) -> None:
+    layers = Recurrent(cell, 2, H, 1, "hard_tanh", "hard_sigmoid", backend="autograd")
+    truth = results(layers, torch.float64, lengths)
+    layers.backend = "compiled"
+    found = results(layers, dtype, lengths)
+    assert truth.keys() == found.keys() and len(truth) >= 8
+    for name in truth:
+        assert (found[name] == truth[name]).all(), (H, lengths, name)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
