@@ -400,6 +400,9 @@ class Progress(RichProgressBar):
 
     NAMES = {"train_loss": "nats", "train_bpc": "bits", "tokens_per_second": "tokens/s"}
 
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=10)  # updates: asking for metrics takes time, and waits for a GPU
+
     def get_metrics(self, trainer: Any, pl_module: pl.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
         return {
