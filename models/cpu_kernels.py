@@ -158,7 +158,7 @@ def can_compile() -> bool:
     """Whether there is a C++ compiler. Told once where there is none."""
     found = shutil.which(COMPILER) is not None
     if not found:
-        tell("no C++ compiler is here: recurrent layers are about half as fast as with one")
+        tell("no C++ compiler is here: recurrent layers would be about twice as fast with g++")
     return found
 
 

@@ -19,7 +19,7 @@ from models.language_model import LanguageModel
 from models.recurrent import Recurrent
 
 CELLS = ("rnn", "gru", "lstm")
-BACKENDS = ("autograd", "fused")
+BACKENDS = ("autograd", "fused", "compiled")
 
 
 def results(layers: torch.nn.Module, *inputs: Any) -> list[Tensor]:
