@@ -141,6 +141,17 @@ def test_symbols_that_do_not_exist_are_refused() -> None:
             )
 
 
+def test_input_may_lie_in_memory_as_it_likes() -> None:
+    """As x of batches first, turned around; vectors and symbols."""
+    layers, x = Recurrent("lstm", 3, 5, backend="compiled"), torch.randn(7, 4, 3)
+    turned = x.transpose(0, 1).contiguous().transpose(0, 1)
+    assert (layers(turned)[0] == layers(x)[0]).all()
+    (cell,), table, tokens = layers.layers()[0], torch.randn(6, 20), torch.randint(6, (7, 4))
+    expected, _ = fused.unroll(cell, Symbols(tokens, table), cell.initial_state(4), compiled=True)
+    tokens, table = tokens.T.contiguous().T, table.T.contiguous().T
+    assert (fused.unroll(cell, Symbols(tokens, table), cell.initial_state(4), compiled=True)[0] == expected).all()
+
+
 def test_results_do_not_depend_on_how_many_threads_there_are(threads: None) -> None:
     layers, x = Recurrent("lstm", 3, 20, backend="compiled"), torch.randn(4, 7, 3)
     with_three, _ = layers(x)
@@ -150,6 +161,8 @@ def test_results_do_not_depend_on_how_many_threads_there_are(threads: None) -> N
 
 def test_kernels_are_compiled_once_and_kept(uncompiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weight, (cell,) = torch.zeros(1, 1), Recurrent("rnn", 1, 1).layers()[0]
+    source = Path(shutil.copy(cpu_kernels.SOURCE, uncompiled.parent))
+    monkeypatch.setattr(cpu_kernels, "SOURCE", source)
     assert cpu_kernels.chunk_of(cell, weight)
     (made,) = uncompiled.iterdir()
     before = made.stat().st_mtime_ns
@@ -159,6 +172,9 @@ def test_kernels_are_compiled_once_and_kept(uncompiled: Path, monkeypatch: pytes
     monkeypatch.setattr(cpu_kernels, "FLAGS", [*cpu_kernels.FLAGS, "-O1"])
     cpu_kernels.compiled.cache_clear()
     assert cpu_kernels.chunk_of(cell, weight) and len([*uncompiled.iterdir()]) == 2, "another way to compile"
+    source.write_text(source.read_text(encoding="utf-8") + "// changed", encoding="utf-8")
+    cpu_kernels.compiled.cache_clear()
+    assert cpu_kernels.chunk_of(cell, weight) and len([*uncompiled.iterdir()]) == 3, "another source"
 
 
 def test_where_nothing_can_be_kept_kernels_are_compiled_each_time(uncompiled: Path) -> None:
