@@ -149,7 +149,8 @@ def output_of(command: list[str]) -> bytes:
     """Raises OSError, in one line, where the command fails."""
     done = subprocess.run(command, capture_output=True)
     if done.returncode:
-        raise OSError(done.stderr.decode(errors="replace").strip().splitlines()[0])
+        said = done.stderr.decode(errors="replace").strip() or f"{command[0]} ended with {done.returncode}"
+        raise OSError(said.splitlines()[0])
     return done.stdout
 
 

@@ -208,10 +208,14 @@ def test_without_a_compiler_layers_go_on_and_it_is_told_once(
         Recurrent("gru", 3, 5, backend="compiled")
 
 
-def test_where_the_compiler_fails_layers_go_on_without_it(uncompiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("compiler", "said"), [("g++", ".*future"), ("false", "false ended with 1")])
+def test_where_the_compiler_fails_layers_go_on_without_it(
+    compiler: str, said: str, uncompiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_kernels, "COMPILER", compiler)
     monkeypatch.setattr(cpu_kernels, "FLAGS", ["-std=from the future"])
     layers, x = Recurrent("gru", 3, 5), torch.randn(4, 2, 3)
-    with pytest.warns(UserWarning, match="recurrent layers go on without the C\\+\\+ compiler, which failed: .*future"):
+    with pytest.warns(UserWarning, match=r"recurrent layers go on without the C\+\+ compiler, which failed: " + said):
         found, _ = layers(x)
     layers.backend = "fused"
     assert (found == layers(x)[0]).all()
