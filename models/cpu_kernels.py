@@ -159,10 +159,6 @@ def can_compile() -> bool:
     """Whether there is a C++ compiler. Told once where there is none."""
     found = shutil.which(COMPILER) is not None
     if not found:
-        tell("no C++ compiler is here: recurrent layers would be about twice as fast with g++")
+        told = "no C++ compiler is here: recurrent layers would be about twice as fast with g++"
+        rank_zero_only(print)(told, file=sys.stderr)
     return found
-
-
-@rank_zero_only
-def tell(what: str) -> None:
-    print(what, file=sys.stderr)

@@ -81,8 +81,8 @@ class Recurrent(nn.Module):
         step, which in the reverse direction is the first. Of a layer, the forward direction's state comes first.
     Attributes: `cells`, one a layer, and `reverse_cells`: parameters are named `cells.0.weight_ih` and so on.
 
-    Raises ValueError for a cell, activation or backend that does not exist, for x of another shape, and for lengths
-    that are not between 1 and T.
+    Raises ValueError for a cell, activation or backend that does not exist or lacks what it needs, for x of another
+    shape, and for lengths that are not between 1 and T.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from models.graphed import GraphedUpdates, without_graphs
+from models.graphed import CAPTURABLE, GraphedUpdates, without_graphs
 from models.guard import check_update
 from models.recurrent import Recurrent
 
@@ -165,7 +165,7 @@ class Trained(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         options, kind = self.hparams, OPTIMIZERS[self.hparams["optimizer"]]
         # one pass over the weights, where torch has that; Lightning refuses to clip with it in mixed precision
-        fused = kind is not torch.optim.RMSprop and not isinstance(self.trainer.precision_plugin, MixedPrecision)
+        fused = "fused" in CAPTURABLE[kind] and not isinstance(self.trainer.precision_plugin, MixedPrecision)
         optimizer = kind(
             self.parameters(), lr=options["learning_rate"], weight_decay=options["weight_decay"],
             **{"fused": True} if fused else {},

@@ -121,8 +121,6 @@ def test_windows_that_a_device_cuts_are_the_same(
     device: str, dtype: Any, whole: bool, rank: int, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Short ones, padded ones, those of a process, and those after a position that was saved."""
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("there is no GPU")
     monkeypatch.setattr(module, "AT_ONCE", 100)
     ids = np.random.default_rng(0).integers(0, min(np.iinfo(dtype).max, 2**31 - 1), 1001, endpoint=True).astype(dtype)
     ids.flags.writeable = False  # as a file that is mapped
@@ -140,7 +138,6 @@ def test_windows_that_a_device_cuts_are_the_same(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_that_cuts_windows_waits_for_nothing() -> None:
     streams = Streams(np.arange(1000), 6, 13).on(torch.device("cuda"))
     torch.cuda.set_sync_debug_mode("error")

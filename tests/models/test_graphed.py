@@ -470,8 +470,6 @@ def test_a_run_on_a_cpu_has_no_graphs(path: Path) -> None:
 @pytest.fixture
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """Options of a run, on a device whose sums are made in one order."""
-    if not torch.cuda.is_available():
-        pytest.skip("there is no GPU")
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     yield {"accelerator": "gpu", "devices": 1, "hidden_size": 64, "embedding_size": 64, "deterministic": True}
     torch.use_deterministic_algorithms(False)

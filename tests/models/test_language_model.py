@@ -266,5 +266,5 @@ def test_in_mixed_precision_gradients_are_those_of_float32_to_a_few_parts_in_a_h
         return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
     exact, found = gradients(mixed=False), gradients(mixed=True)
-    for name in exact:  # each product rounds by 2⁻⁹; three parts in a hundred are eight such that all go one way
+    for name in exact:  # a product of two rounded factors is off by 2⁻⁸: room for eight that all go one way
         assert (found[name] - exact[name]).norm() <= 0.03 * exact[name].norm(), name

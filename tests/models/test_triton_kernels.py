@@ -276,7 +276,6 @@ def test_the_compiler_for_gpus_takes_every_kernel(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(DEVICE == "cpu", reason="there is no GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("sizes", [(50, 64, 128), (50, 100, 300), (20, 200, 1024), (5, 512, 2048)], ids=str)
 @pytest.mark.parametrize("cell", CELLS)
