@@ -11,7 +11,8 @@ from bptt.verify.mutants import MUTANTS, applied
 from datamodules.streams import Window
 from models.language_model import LanguageModel
 from tests.equivalence.test_within_ulps import ULPS
-from tests.test_scripts import CONFIGS, ROOT, run
+from tests.scripts import ROOT, run
+from tests.test_scripts import CONFIGS
 from twins import pairs
 
 

@@ -1,7 +1,6 @@
 """The scripts as users call them: what a run leaves behind, what it prints, and one line for each mistake."""
 
 import csv
-import os
 import re
 import subprocess
 import sys
@@ -11,18 +10,12 @@ import pytest
 import torch
 
 import predict
+from tests.scripts import ROOT, run
 
-ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 OF_THE_MACHINE = ("tokens_per_second", "peak_memory_mb")
-
-
-def run(script: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / script), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def small(config: Path, text: Path, root: Path, *more: str) -> subprocess.CompletedProcess[str]:
@@ -227,9 +220,7 @@ def test_words_are_suggested_and_completed(words: str, checkpoint: str) -> None:
 
 
 def test_without_a_terminal_every_line_gets_suggestions(words: str) -> None:
-    command = [sys.executable, str(ROOT / "predict.py"), "suggest", "--checkpoint", words, "--interactive"]
-    typed = "def double(num\ntri\n"
-    done = subprocess.run(command, cwd=ROOT, input=typed, capture_output=True, text=True, timeout=300)
+    done = run("predict.py", "suggest", "--checkpoint", words, "--interactive", stdin="def double(num\ntri\n")
     assert done.returncode == 0 and done.stderr == ""
     first, second = done.stdout.strip().splitlines()
     assert first == "number 100.0%" and "no word that begins with 'tri'" in second
