@@ -1,7 +1,6 @@
 """Train a model from a YAML file, in <runs or --trainer.default_root_dir>/<the file's name>/version_N/; or go on there.
 
-python train.py --config configs/lstm.yaml [--data.path FILE] [--trainer.max_time 00:00:03:00]
-python train.py --ckpt_path runs/lstm/version_0/checkpoints/last.ckpt
+python train.py --config configs/lstm.yaml [--data.path FILE] | --ckpt_path runs/lstm/version_0/checkpoints/last.ckpt
 """
 
 import sys
@@ -11,8 +10,9 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from command_line import in_one_line, mistakes_in_one_line, quiet
-from models.callbacks import BestCheckpoint, LastCheckpoint, Progress, Throughput, ValidateAtTheEnd, loggers, run_folder
+from models.callbacks import BestCheckpoint, LastCheckpoint, Progress, Throughput, ValidateAtTheEnd, loggers
 from models.checkpoints import WholeFiles, checkpoint_for
+from models.run_folder import run_folder
 from tasks import TASKS, chosen, completed
 
 
@@ -31,16 +31,16 @@ class TrainingRun(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         given, options = self.config.ckpt_path, self.config_init.trainer
         updates = checkpoint_for(self.model, self.datamodule, given).get("global_step", 0)
-        folder = run_folder(options.default_root_dir, self.config.config[-1], given)
-        self.throughput, self.teller, self.best = Throughput(), self.task.teller(folder), BestCheckpoint(folder)
-        callbacks = [*(options.callbacks or []), ValidateAtTheEnd(), self.throughput, self.teller]
-        if options.enable_checkpointing is not False:
-            config = self.parser.dump(self.config, skip_none=False)
-            callbacks += [self.best, LastCheckpoint(folder / "checkpoints/last.ckpt", self.config.save_every, config)]
-        callbacks += [*self.task.more(folder), *[Progress()] * (options.enable_progress_bar is not False)]
-        kwargs |= {"logger": loggers(folder, updates), "plugins": [*(options.plugins or []), WholeFiles()]}
-        trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
-        self.datamodule.check(None, trainer.world_size)
+        with run_folder(options.default_root_dir, self.config.config[-1], given) as folder:
+            self.throughput, self.teller, self.best = Throughput(), self.task.teller(folder), BestCheckpoint(folder)
+            callbacks = [*(options.callbacks or []), ValidateAtTheEnd(), self.throughput, self.teller]
+            if options.enable_checkpointing is not False:
+                last, config = folder / "checkpoints/last.ckpt", self.parser.dump(self.config, skip_none=False)
+                callbacks += [self.best, LastCheckpoint(last, self.config.save_every, config)]
+            callbacks += [*self.task.more(folder), *[Progress()] * (options.enable_progress_bar is not False)]
+            kwargs |= {"logger": loggers(folder, updates), "plugins": [*(options.plugins or []), WholeFiles()]}
+            trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
+            self.datamodule.check(None, trainer.world_size)
         return trainer
 
 

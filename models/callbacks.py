@@ -22,6 +22,7 @@ from pytorch_lightning.loggers.logger import rank_zero_experiment
 from models.checkpoints import classifier, language_model, put_in_place, read_checkpoint
 from models.classifier import report
 from models.guard import check_held_out
+from models.run_folder import shortest, unlock
 from models.sampling import generate, harmless
 from models.suggestions import Accuracy, Suggester, accuracy
 
@@ -256,6 +257,14 @@ class LastCheckpoint(pl.Callback):
         self.signal = 0  # that asks to stop
         self.written = self.stopping = self.ended = False
 
+    def setup(self, trainer: Any, pl_module: pl.LightningModule, stage: str) -> None:
+        """All processes write to the folder that the first one has created."""
+        self.path = trainer.strategy.broadcast(self.path)
+        self.beside = self.path.with_name(self.path.name + ".next")
+
+    def teardown(self, trainer: Any, pl_module: pl.LightningModule, stage: str) -> None:
+        unlock(self.path.parent.parent)
+
     def on_train_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         """Lightning restores the handlers of before when it ends."""
         self.updates = trainer.global_step
@@ -303,6 +312,7 @@ class LastCheckpoint(pl.Callback):
                     checkpoint["loops"]["fit_loop"]["epoch_progress"][counts][of] -= 1
 
     def on_exception(self, trainer: Any, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        unlock(self.path.parent.parent)
         if isinstance(exception, FloatingPointError) and self.path.exists():
             rate = pl_module.hparams["learning_rate"] / 2
             exception.add_note(f"To go on from before: {self.way_on()} --model.learning_rate {rate:g}")
@@ -369,26 +379,6 @@ class Rows(ExperimentWriter):
             writer.writeheader()
             writer.writerows(rows)
         beside.replace(self.metrics_file_path)
-
-
-def run_folder(root: str | None, config: Any, ckpt_path: str | None) -> Path:
-    """Where a run leaves what it leaves: <root or runs>/<the config's name>/version_N, a new one.
-
-    A run that goes on from its last.ckpt does so in its own folder, so that one command can be given again and again,
-    whatever interrupts it. From another file, as best.ckpt or a copy, or elsewhere, another run branches off.
-    """
-    given = Path(ckpt_path).absolute() if ckpt_path else None
-    own = given.parent.parent if given and given.parent.name == "checkpoints" else None
-    home = Path(root) if root else own.parent.parent if own else Path("runs")
-    name = Path(str(config)).stem if config else own.parent.name if own else given.stem if given else ""
-    if own and given and given.name == "last.ckpt" and (home / name).resolve() == own.parent.resolve():
-        return shortest(own)
-    return shortest(Path(CSVLogger(home, name=name).log_dir))
-
-
-def shortest(path: Path) -> Path:
-    """The path as a user in this folder would write it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def indented(text: str) -> str:

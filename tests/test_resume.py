@@ -15,6 +15,7 @@ import yaml
 
 import train
 from benchmarks.kills import equal, left, runs
+from models import run_folder
 from models.callbacks import LastCheckpoint, Metrics, Throughput
 from models.checkpoints import WholeFiles, read_checkpoint
 
@@ -198,6 +199,23 @@ def test_only_last_ckpt_goes_on_in_its_folder(folder: Path, monkeypatch: pytest.
         (Path(place) / "config.yaml").unlink(missing_ok=True)
         call(monkeypatch, "--ckpt_path", given, "--trainer.max_epochs", "1", *more)
         assert (Path(place) / "config.yaml").exists(), given
+
+
+@pytest.mark.skipif(run_folder.fcntl is None, reason="the system has no locks of folders")
+def test_two_runs_do_not_continue_in_one_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(WRITES, monkeypatch, "--trainer.max_epochs", "1")
+    before = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    other = os.open(Path(LAST).parent.parent, os.O_RDONLY)  # as another process would open it
+    run_folder.fcntl.flock(other, run_folder.fcntl.LOCK_EX)
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        call(monkeypatch, "--ckpt_path", LAST)
+    assert "runs/tiny/version_0: another process is training this run; wait for its end" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    os.close(other)
+    call(monkeypatch, "--ckpt_path", LAST)
 
 
 @pytest.mark.parametrize(

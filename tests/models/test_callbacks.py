@@ -20,8 +20,6 @@ from models.callbacks import (
     Teller,
     Throughput,
     ValidateAtTheEnd,
-    run_folder,
-    shortest,
 )
 from models.checkpoints import WholeFiles, read_checkpoint
 from models.language_model import LanguageModel
@@ -184,23 +182,6 @@ def test_a_folder_without_a_whole_line_begins_anew(tmp_path: Path) -> None:
     assert not (tmp_path / "metrics.csv").exists()
 
 
-def test_the_folders_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    own = Path("runs/lstm/version_4")
-    (own / "checkpoints").mkdir(parents=True)
-    last, best = (str(own / "checkpoints" / f"{name}.ckpt") for name in ("last", "best"))
-    assert run_folder(None, "configs/gru.yaml", None) == Path("runs/gru/version_0")
-    assert run_folder("here", "configs/gru.yaml", None) == Path("here/gru/version_0")
-    assert run_folder(None, None, last) == own == run_folder("runs", "lstm.yaml", last)
-    assert run_folder(None, None, str(tmp_path / last)) == own
-    assert run_folder(None, None, best) == Path("runs/lstm/version_5")
-    assert run_folder(None, "gru.yaml", last) == Path("runs/gru/version_0")
-    assert run_folder("here", None, last) == Path("here/lstm/version_0")
-    assert run_folder(None, None, "copied.ckpt") == Path("runs/copied/version_0")
-    monkeypatch.chdir(own / "checkpoints")
-    assert run_folder(None, None, "last.ckpt").resolve() == tmp_path / own
-
-
 def test_the_speed_of_a_run_that_goes_on_in_mid_epoch(data: TextDataModule, tmp_path: Path) -> None:
     path, model = tmp_path / "last.ckpt", LanguageModel(data.vocab_size, "gru", 4, 6, **SGD)
     first, second = Throughput(), Throughput()
@@ -251,11 +232,6 @@ def test_a_run_that_goes_on_throws_the_same_dice(data: TextDataModule, tmp_path:
 
     whole = throws(9)
     assert throws(4) + throws(9, ckpt_path=tmp_path / "last.ckpt") == whole
-
-
-def test_a_folder_beneath_this_one_is_named_in_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert shortest(tmp_path / "runs") == Path("runs") and shortest(Path("/elsewhere")) == Path("/elsewhere")
 
 
 @pytest.mark.parametrize("limit", [{"max_time": {"seconds": 1}, "max_steps": -1}, {"max_steps": 7}], ids=str)
