@@ -1,12 +1,13 @@
 """Tier E3: smooth cells, any input, within bounds that are derived and not fitted."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bptt.cells import CELLS, Activations
@@ -15,13 +16,14 @@ from bptt.verify.cases import Arrays, Case, Sizes, by_hand
 from bptt.verify.sequences import Sources, jacobians, member_of, sequence_bounds
 from bptt.verify.smooth_cases import random_classifier, random_layers, random_model, random_parameters
 from models.cells import CELLS as TORCH_CELLS
+from tests.backends import BACKENDS
 from twins import by_autograd
 
 ACTIVATIONS = Activations()
 
 
 def shares_of_one_step(cell: str, p: Arrays, x_part: np.ndarray, state: tuple, d_state: tuple) -> np.ndarray:
-    """One step forward and back, both rooms fed the same numbers: |numpy − autograd| over both bounds, every entry."""
+    """One step forward and backward on the same numbers: |numpy − autograd| over both bounds, every entry."""
     kind = CELLS[cell]
     state, d_state = kind.state(*state), kind.state(*d_state)
     after, saved = kind.step(x_part, state, p, ACTIVATIONS)
@@ -48,10 +50,9 @@ def flat(results: tuple) -> list[np.ndarray]:
     return [d_x_part, *d_prev]
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 3), st.floats(-3, 3))
 @pytest.mark.parametrize("cell", CELLS)
-def test_one_step_of_each_room_is_within_its_bound(cell: str, seed: int, H: int, B: int, scale: float) -> None:
+def test_one_step_is_within_its_bound(cell: str, seed: int, H: int, B: int, scale: float) -> None:
     """Weights, states and gradients from a thousandth to a thousand: linear, usual and saturated gates."""
     rng, parts = np.random.default_rng(seed), len(CELLS[cell].state._fields)
     p = {name.split(".")[-1]: value * 10**scale for name, value in random_parameters(rng, cell, Sizes(H=H)).items()}
@@ -61,7 +62,7 @@ def test_one_step_of_each_room_is_within_its_bound(cell: str, seed: int, H: int,
 
 
 @pytest.mark.parametrize("T", [3, 10, 50, 200])
-def test_the_bound_of_a_step_means_something_however_long_the_sequence(T: int) -> None:
+def test_the_bound_of_a_step_is_tight_however_long_the_sequence(T: int) -> None:
     """The median share of the bound that is used stays above 1e-3: the bound would not hide an error of 1000 of its
     own roundings. Two in five entries agree to the bit and count as 0."""
     shares = []
@@ -79,54 +80,64 @@ def test_the_bound_of_a_step_means_something_however_long_the_sequence(T: int) -
     assert used.max() <= 1 and np.median(used) > 1e-3
 
 
-def shares_of_a_sequence(case: Case, backend: str) -> np.ndarray:
-    ours, theirs, bounds = by_hand(case, np.copy), by_autograd(case, torch.float64, backend), sequence_bounds(case)
-    assert {name for name in bounds if "layer" not in name} == theirs.keys()
-    apart = {name: np.abs(ours[name] - theirs[name]) for name in theirs}
-    with np.errstate(invalid="ignore"):  # at padding, nothing may differ from nothing: the bound is 0
-        return np.concatenate([np.where(d == 0, 0, d / (2 * bounds[name])).ravel() for name, d in apart.items()])
+def shares_of_a_sequence(case: Case) -> dict[str, np.ndarray]:
+    """|numpy − autograd| over the sum of both bounds, every entry, by backend."""
+    by_numpy, bounds, shares = by_hand(case, np.copy), sequence_bounds(case), {}
+    for backend in BACKENDS:
+        results = by_autograd(case, torch.float64, backend)
+        assert {name for name in bounds if "layer" not in name} == results.keys()
+        apart = {name: np.abs(by_numpy[name] - result) for name, result in results.items()}
+        with np.errstate(invalid="ignore"):  # at padding both are 0, and so is the bound
+            each = [np.where(d == 0, 0, d / (2 * bounds[name])).ravel() for name, d in apart.items()]
+        shares[backend] = np.concatenate(each)
+    return shares
 
 
-@settings(max_examples=700, deadline=None, derandomize=True)
+def largest(shares: dict[str, np.ndarray]) -> float:
+    return max(float(of.max()) for of in shares.values())
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 3), st.integers(1, 2), st.integers(1, 2))
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_sequence_is_within_its_bound(backend: str, cell: str, seed: int, T: int, H: int, B: int, L: int) -> None:
-    assert shares_of_a_sequence(random_layers(cell, Sizes(T, B, 2, H, L), seed), backend).max() <= 1
+def test_a_sequence_is_within_its_bound(cell: str, seed: int, T: int, H: int, B: int, L: int) -> None:
+    assert largest(shares_of_a_sequence(random_layers(cell, Sizes(T, B, 2, H, L), seed))) <= 1
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 3), st.integers(1, 2), st.integers(1, 2))
 @pytest.mark.parametrize("cell", CELLS)
-def test_so_are_uneven_sequences_with_dropout(
-    backend: str, cell: str, seed: int, T: int, B: int, L: int, D: int
+def test_uneven_sequences_with_dropout_are_within_their_bounds(
+    cell: str, seed: int, T: int, B: int, L: int, D: int
 ) -> None:
     case = random_layers(cell, Sizes(T, B, 2, 2, L, D=D), seed, ragged=True, dropout=True)
-    assert shares_of_a_sequence(case, backend).max() <= 1
+    assert largest(shares_of_a_sequence(case)) <= 1
 
 
 @pytest.mark.parametrize("T", [3, 10, 50])
-def test_the_bound_of_a_sequence_means_something_up_to_50_steps(T: int, backend: str) -> None:
+@pytest.mark.parametrize("H", [4, 16])
+def test_the_bound_of_a_sequence_is_tight_up_to_50_steps(T: int, H: int) -> None:
     """The median share of the bound that is used stays above 1e-4."""
-    for H in (4, 16):
-        used = np.concatenate([shares_of_a_sequence(random_layers(cell, Sizes(T, 1, 3, H)), backend) for cell in CELLS])
-        print(f"T={T}, H={H}: median share of the bound {np.median(used):.1e}, largest {used.max():.2f}")
-        assert used.max() <= 1 and np.median(used) > 1e-4
+    shares = [shares_of_a_sequence(random_layers(cell, Sizes(T, 1, 3, H))) for cell in CELLS]
+    for backend in BACKENDS:
+        used = np.concatenate([of[backend] for of in shares])
+        print(f"T={T}, H={H}, {backend}: median share of the bound {np.median(used):.1e}, largest {used.max():.2f}")
+        assert used.max() <= 1 and np.median(used) > 1e-4, backend
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_narrow_formats_have_bounds_of_their_own(cell: str, name: str, backend: str) -> None:
+def test_narrow_formats_have_bounds_of_their_own(cell: str, name: str) -> None:
     """In bfloat16, the remainder is as large as what it is the remainder of, and sums round after every few terms."""
     dtype, kind = getattr(torch, name), FORMATS[name]
     for seed in range(20):
         drawn = random_layers(cell, Sizes(T=3, B=2, I=2, H=3), seed)
         groups = ("inputs", "parameters", "cotangents")
         held = {group: rounded(getattr(drawn, group), dtype, scale=0.5) for group in groups}
-        case = Case(**{**vars(drawn), **held})
-        ours, theirs, bounds = by_hand(case, np.copy), by_autograd(case, dtype, backend), sequence_bounds(case, kind)
-        for result in theirs:
-            assert (np.abs(ours[result] - theirs[result]) <= bounds[result]).all(), result
-            assert (theirs[result] != ours[result]).any()
+        case = replace(drawn, **held)
+        by_numpy, bounds = by_hand(case, np.copy), sequence_bounds(case, kind)
+        for backend in BACKENDS:
+            for result, value in by_autograd(case, dtype, backend).items():
+                assert (np.abs(by_numpy[result] - value) <= bounds[result]).all(), (backend, result)
+                assert (value != by_numpy[result]).any()
 
 
 def rounded(arrays: Arrays, dtype: torch.dtype, scale: float) -> Arrays:
@@ -146,7 +157,6 @@ FUNCTIONS = {
 LARGE, RADIUS, SHARE = st.floats(0.5, 4), st.floats(0, 0.2), st.floats(-1, 1)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
 @given(LARGE, LARGE, RADIUS, RADIUS, SHARE, SHARE)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_what_the_radius_leaves_is_the_error(
@@ -187,13 +197,17 @@ def test_every_source_moves_what_it_stands_for(cell: str) -> None:
 
 @pytest.mark.parametrize("loss", ["every", "last"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_short_whole_model_is_within_the_bound_that_its_own_code_gives(cell: str, loss: str, backend: str) -> None:
+def test_a_short_whole_model_is_within_the_bound_that_its_own_code_gives(cell: str, loss: str) -> None:
     """The plain running bound over the whole computation; it grows with T far faster than errors do, so T is small."""
     for seed in range(4):
-        case = random_model(cell, Sizes(T=4, B=2, I=3, H=4, L=2, V=5), seed, loss)
-        ours, theirs, bounds = by_hand(case, np.copy), by_autograd(case, torch.float64, backend), by_hand(case, bounded)
-        for name, result in theirs.items():
-            assert (np.abs(ours[name] - result) <= 2 * errors(bounds[name])).all(), name
+        within_the_running_bound(random_model(cell, Sizes(T=4, B=2, I=3, H=4, L=2, V=5), seed, loss))
+
+
+def within_the_running_bound(case: Case) -> None:
+    by_numpy, bounds = by_hand(case, np.copy), by_hand(case, bounded)
+    for backend in BACKENDS:
+        for name, result in by_autograd(case, torch.float64, backend).items():
+            assert (np.abs(by_numpy[name] - result) <= 2 * errors(bounds[name])).all(), (backend, name)
 
 
 ATTENTIVE: dict[str, Callable[[str, int], Case]] = {
@@ -206,21 +220,25 @@ ATTENTIVE: dict[str, Callable[[str, int], Case]] = {
 
 @pytest.mark.parametrize("kind", ATTENTIVE)
 @pytest.mark.parametrize("cell", CELLS)
-def test_so_are_models_with_attention(cell: str, kind: str, backend: str) -> None:
+def test_models_with_attention_are_within_the_running_bound(cell: str, kind: str) -> None:
     for seed in range(4):
-        case = ATTENTIVE[kind](cell, seed)
-        ours, theirs, bounds = by_hand(case, np.copy), by_autograd(case, torch.float64, backend), by_hand(case, bounded)
-        for name, result in theirs.items():
-            assert (np.abs(ours[name] - result) <= 2 * errors(bounds[name])).all(), name
+        within_the_running_bound(ATTENTIVE[kind](cell, seed))
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_well_scaled_results_are_the_same_bits_in_float32(cell: str, backend: str) -> None:
-    """Two float64 results that differ in their last bits round to the same float32, but for one entry in some 10⁷."""
+def test_well_scaled_results_are_the_same_in_float32(cell: str, backend: str) -> None:
+    """Two float64 results that differ in their last bits round to the same float32, unless the boundary between two
+    float32 numbers lies between them: one entry in some 10⁷, and then they are neighbours. On some processor one of
+    these 2,000 entries may be such; two would be a fault."""
     case = random_layers(cell, Sizes(T=10, B=2, I=3, H=8, L=2))
-    ours, theirs = by_hand(case, np.copy), by_autograd(case, torch.float64, backend)
-    assert any((ours[name] != theirs[name]).any() for name in theirs)
-    assert all((ours[name].astype(np.float32) == theirs[name].astype(np.float32)).all() for name in theirs)
+    by_numpy, by_torch = by_hand(case, np.copy), by_autograd(case, torch.float64, backend)
+    differing = 0
+    for name, result in by_torch.items():
+        ours, theirs = by_numpy[name].astype(np.float32), result.astype(np.float32)
+        apart = np.abs(ours - theirs)
+        assert (apart <= np.spacing(np.maximum(np.abs(ours), np.abs(theirs)))).all(), name
+        differing += np.count_nonzero(apart)
+    assert differing <= 1
 
 
 def test_a_term_that_is_missing_is_far_outside() -> None:

@@ -17,9 +17,9 @@ from datamodules.text import TextDataModule
 from models.callbacks import Throughput
 from models.language_model import LanguageModel
 from models.recurrent import Recurrent
+from tests.backends import PARAMETERS
 
 CELLS = ("rnn", "gru", "lstm")
-BACKENDS = ("autograd", "fused", "compiled")
 
 
 def results(layers: torch.nn.Module, *inputs: Any) -> list[Tensor]:
@@ -32,7 +32,7 @@ def results(layers: torch.nn.Module, *inputs: Any) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PARAMETERS)
 @pytest.mark.parametrize("steps", [1, 4, 100])
 @pytest.mark.parametrize(
     "options",
@@ -60,7 +60,7 @@ def test_layers_have_the_same_bits(cell: str, backend: str, steps: int, options:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PARAMETERS)
 @pytest.mark.parametrize("options", [{}, {"embedding_size": 3}, {"num_layers": 3, "attention_span": 4}], ids=str)
 def test_language_models_have_the_same_bits(cell: Any, backend: Any, options: dict[str, Any]) -> None:
     tokens = torch.randint(0, 7, (20, 3))
@@ -75,7 +75,7 @@ def test_language_models_have_the_same_bits(cell: Any, backend: Any, options: di
     assert all(torch.equal(kept, computed) for kept, computed in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PARAMETERS)
 def test_little_is_kept(backend: str) -> None:
     """Of each layer its input, and at most what the head and the layer itself read of its output."""
 
@@ -128,7 +128,7 @@ class Rates(pl.Callback):
 
 
 def test_an_update_of_several_windows_carries_the_state_through_them(data: TextDataModule) -> None:
-    """By hand: the mean of both windows' losses, the second from the state that the first left."""
+    """Without Lightning: the mean of both windows' losses, the second from the state that the first left."""
     model, trainer = trained(data, max_steps=1, accumulate_grad_batches=2, limit_val_batches=0)
     assert trainer.global_step == 1 and data.train_streams.position == 2
     torch.manual_seed(0)
@@ -140,7 +140,11 @@ def test_an_update_of_several_windows_carries_the_state_through_them(data: TextD
         (F.cross_entropy(logits.flatten(0, 1), tokens[1:].flatten()) / 2).backward()
     with torch.no_grad():
         for name, parameter in again.named_parameters():
-            assert torch.equal(parameter - 2e-3 * parameter.grad, model.get_parameter(name)), name
+            step = 2e-3 * parameter.grad
+            # torch's SGD may fuse the product with the difference: then it rounds once, here twice, each time by at
+            # most half an ULP of what is rounded; the gradient itself is of the same code on the same shapes
+            ulps = 1.5 * torch.finfo(torch.float32).eps * (parameter.abs() + step.abs())
+            assert ((parameter - step - model.get_parameter(name)).abs() <= ulps).all(), name
 
 
 def test_the_schedule_counts_updates_where_they_are_of_several_windows(data: TextDataModule) -> None:
