@@ -3,6 +3,7 @@
 `make test` runs few Hypothesis examples, `make proof` many (`--hypothesis-profile proof`).
 """
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import settings
 from models import cpu_kernels
 from tests.backends import HAS_COMPILER
 
-torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # one: tensors are small
 settings.register_profile("quick", max_examples=40, deadline=None, derandomize=True)
 settings.register_profile("proof", max_examples=700, deadline=None, derandomize=True)
 settings.load_profile("quick")

@@ -91,6 +91,7 @@ def test_two_updates_and_a_validation(
     assert torch.isfinite(trainer.callback_metrics["val_loss"])
 
 
+@pytest.mark.slow
 @quietly
 def test_a_hundred_epochs_are_enough_to_learn_a_text_by_heart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: None

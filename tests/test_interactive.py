@@ -56,6 +56,7 @@ def test_a_long_text_stays_in_its_line(capsys: pytest.CaptureFixture[str], monke
     assert len(line) < 40 and line.endswith("word   again  here")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such terminals")
 def test_in_a_terminal() -> None:
     import pty

@@ -225,6 +225,7 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path, cach
     assert not files(cache)[".part"]
 
 
+@pytest.mark.slow
 def test_several_processes_at_once_write_once_and_have_the_same(tmp_path: Path, cache: Path) -> None:
     path = write(tmp_path, POEM.encode() * 50)
     code = f"""

@@ -27,6 +27,8 @@ from tests.equivalence.exact_cases import DOUBLE, SINGLE, Recipe, case_of, layer
 from tests.equivalence.test_exact import differing
 from tests.models.triton_interpreted import DEVICE, kernels
 
+pytestmark = pytest.mark.slow  # an interpreter
+
 TILE = 4 if DEVICE == "cpu" else 16  # which GPUs need
 WAYS = ("alone", "launch", "counter")
 EXACT = [  # sampled with steps that meet every cell, kind of case and way
