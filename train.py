@@ -53,7 +53,7 @@ def main() -> None:
         run = TrainingRun(task.model, task.data, run=False, auto_configure_optimizers=False, **more)
     with in_one_line("train.py", 1, OSError, FloatingPointError, MisconfigurationException):
         run.trainer.fit(run.model, run.datamodule, ckpt_path=run.config.ckpt_path, weights_only=True)
-    run.teller.conclude(run.trainer, run.best, run.throughput.tokens_per_second)
+        run.teller.conclude(run.trainer, run.best, run.throughput.tokens_per_second)
 
 
 if __name__ == "__main__":

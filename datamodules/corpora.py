@@ -3,7 +3,6 @@
 import ast
 import codecs
 import io
-import os
 import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator
@@ -30,12 +29,6 @@ cut, the loss still falls, yet the gradient is wrong. Judge by exact sums, not b
 Here are 559 symbols of 44 kinds, for a net of 100 units. A pass has 23 windows. If it errs nowhere, the text is \
 in the weights.
 """
-
-
-def cache_folder() -> Path:
-    """For what is made or downloaded once: $UNROLLED_CACHE, or unrolled in the user's cache folder."""
-    own, users = os.environ.get("UNROLLED_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    return Path(own) if own else Path(users or Path.home() / ".cache") / "unrolled"
 
 
 def standard_library() -> list[bytes]:

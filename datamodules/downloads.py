@@ -19,7 +19,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from datamodules.corpora import cache_folder
+from user_cache import cache_folder
 
 CHUNK = 1 << 20  # bytes
 TRIES = 5

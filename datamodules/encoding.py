@@ -29,8 +29,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from datamodules.corpora import cache_folder, decoded, explained
+from datamodules.corpora import decoded, explained
 from datamodules.tokenizers import Ids, Level, Tokenizer, code_points, load_tokenizer, make_tokenizer, parts
+from user_cache import cache_folder
 
 CHUNK = 1 << 18  # bytes
 LONG = 1 << 24  # symbols: what is shorter stays in memory, and is encoded at each start

@@ -1,6 +1,5 @@
 """What happens beside the training: its speed, samples, suggestions, and a checkpoint to go on from."""
 
-import csv
 import logging
 import math
 import os
@@ -15,13 +14,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar, Timer
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.loggers.csv_logs import ExperimentWriter
-from pytorch_lightning.loggers.logger import rank_zero_experiment
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from models.checkpoints import classifier, language_model, put_in_place, read_checkpoint
 from models.classifier import report
 from models.guard import check_held_out
+from models.metrics_file import Metrics
 from models.run_folder import shortest, unlock
 from models.sampling import generate, harmless
 from models.suggestions import Accuracy, Suggester, accuracy
@@ -96,20 +94,30 @@ class Teller(pl.Callback):
             self.tell(f"epoch {trainer.current_epoch + 1}, update {trainer.global_step:,}", metrics, trainer, pl_module)
 
     def conclude(self, trainer: Any, best: ModelCheckpoint, tokens_per_second: float) -> None:
-        if trainer.is_global_zero:
-            print(self.summary(trainer, best, tokens_per_second))
+        """Prints where the best model of a run is, how good it is, how fast it was trained, and what it does.
 
-    def summary(self, trainer: Any, best: ModelCheckpoint, tokens_per_second: float) -> str:
-        """The last lines of a run: where its best model is, how good it is, how fast it was trained, what it does."""
+        Raises OSError if its checkpoint cannot be read.
+        """
+        if not trainer.is_global_zero:
+            return
         if not best.best_model_path:
-            return f"no checkpoint was kept; {tokens_per_second:,.0f} tokens/s"
+            print(f"no checkpoint was kept; {tokens_per_second:,.0f} tokens/s")
+            return
         assert best.best_model_score is not None  # as a best model was kept
-        return harmless(
-            f"best checkpoint  {shortest(Path(best.best_model_path))}\n"
+        path = shortest(Path(best.best_model_path))
+        figures = (
+            f"best checkpoint  {path}\n"
             f"held out         {self.loss(float(best.best_model_score))}\n"
-            f"training speed   {tokens_per_second:,.0f} tokens/s\n"
-            f"{self.proof(trainer.datamodule, read_checkpoint(best.best_model_path))}"
+            f"training speed   {tokens_per_second:,.0f} tokens/s"
         )
+        print(harmless(figures))
+        try:
+            proof = self.proof(trainer.datamodule, read_checkpoint(best.best_model_path))
+        except (OSError, ValueError) as error:
+            raise OSError(
+                f"the best checkpoint cannot be read: {error}; last.ckpt beside it has the weights of the end"
+            ) from None
+        print(harmless(proof))
 
     def tell(self, when: str, metrics: dict[str, float], trainer: Any, model: Any) -> None:
         raise NotImplementedError
@@ -332,53 +340,6 @@ def loggers(folder: Path, updates: int) -> list[Any]:
     """Of a run that has made so many updates."""
     metrics = Metrics(folder, updates)
     return [metrics, TensorBoardLogger(metrics.save_dir, metrics.name, metrics.version, purge_step=updates)]
-
-
-class Metrics(CSVLogger):
-    """metrics.csv of a run that may go on in its folder: rows of updates that its checkpoint has stay, later ones come
-    again. There is a whole file at every moment."""
-
-    def __init__(self, folder: Path, updates: int) -> None:
-        super().__init__(folder.parent.parent, folder.parent.name, folder.name)
-        self.updates = updates
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        if self._experiment is None:
-            self._experiment = Rows(self.log_dir, self.updates)
-        return self._experiment
-
-
-class Rows(ExperimentWriter):
-    def __init__(self, folder: str, updates: int) -> None:
-        super().__init__(folder)
-        rows = self.whole_rows()
-        if rows:
-            self.metrics_keys = list(rows[0])
-            self.rewrite([row for row in rows if int(row["step"]) < updates])
-        else:
-            Path(self.metrics_file_path).unlink(missing_ok=True)
-
-    def _check_log_dir_exists(self) -> None:
-        """Lightning would delete what is there."""
-
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        self.rewrite(self.whole_rows())
-
-    def whole_rows(self) -> list[dict[str, str]]:
-        """Of the file: its last line may have been cut."""
-        path = Path(self.metrics_file_path)
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        return list(csv.DictReader(line for line in lines if line.endswith("\n")))
-
-    def rewrite(self, rows: list[dict[str, str]]) -> None:
-        beside = Path(self.metrics_file_path + ".part")
-        with beside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.metrics_keys)
-            writer.writeheader()
-            writer.writerows(rows)
-        beside.replace(self.metrics_file_path)
 
 
 def indented(text: str) -> str:

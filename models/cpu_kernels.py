@@ -1,13 +1,15 @@
 """The steps of `models/steps.py` on a CPU, in C++: `cpu_kernels.cpp`, compiled for the machine when first needed.
 
-A compiler takes two seconds for a cell with its activations and a number format. What it makes is kept beside what
-Python makes of its modules, in `__pycache__`. Letters: K steps, B batch, H hidden size, G gates.
+A compiler takes two seconds for a cell with its activations and a dtype. The library that it makes is kept in the
+user's cache folder, with its SHA-256 digest in a file beside it: a library without the right digest is compiled again,
+because loading a damaged one ends the process. Letters: K steps, B batch, H hidden size, G gates.
 """
 
 import ctypes
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +17,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from ctypes import byref, c_int, c_int64, c_void_p
 from functools import cache
-from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,14 @@ from torch import Tensor
 
 from models.cells import ACTIVATIONS, Cell
 from models.projections import Projection
+from user_cache import is_private_file, private_folder, write_whole
 
 Function = Callable[[Tensor], Tensor]
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 COMPILER = os.environ.get("CXX", "g++")
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-fPIC", "-shared"]
+PROBE_SECONDS, COMPILE_SECONDS = 30, 120  # after which a compiler is taken to hang
 FORMATS = {torch.float32: "float", torch.float64: "double"}
 FUNCTIONS: dict[Any, str] = {f: name.title().replace("_", "") for name, f in ACTIVATIONS.items()}  # as C++ names them
 
@@ -120,7 +123,9 @@ def chunk_of(cell: Cell, weight: Tensor) -> CompiledChunk | None:
 
 @cache
 def compiled(*what: Any) -> CompiledChunk | None:
-    """Told once where the compiler fails."""
+    """A failure of the compiler is reported once, and one that hangs is not started again."""
+    if hung:
+        return None
     try:
         return CompiledChunk(*what)
     except OSError as error:
@@ -128,30 +133,87 @@ def compiled(*what: Any) -> CompiledChunk | None:
         return None
 
 
+hung: list[str] = []  # compilers that did not end in time
+
+
 def library(names: dict[str, str]) -> ctypes.CDLL:
     """The kernels of one cell, compiled unless they are already. Raises OSError where that fails."""
     command = [COMPILER, *FLAGS, *(f"-D{name}={value}" for name, value in names.items()), str(SOURCE)]
-    machine = output_of([COMPILER, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
+    machine = output_of([COMPILER, "-march=native", "-dM", "-E", "-x", "c++", os.devnull], PROBE_SECONDS)
     key = hashlib.sha256(SOURCE.read_bytes() + repr(command).encode() + machine).hexdigest()[:16]
-    path = Path(cache_from_source(str(SOURCE))).with_suffix(f".{key}.so")
-    if path.exists():
-        return ctypes.CDLL(str(path))
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / path.name
-        output_of([*command, "-o", str(made)])
-        with suppress(OSError):  # where that folder may not be written to, the next process compiles again
-            path.parent.mkdir(exist_ok=True)
-            os.replace(shutil.copy(made, path.with_suffix(f".{os.getpid()}")), path)
-        return ctypes.CDLL(str(path if path.exists() else made))
+    folder = kept_libraries()
+    path = folder / f"{SOURCE.stem}.{key}.so" if folder else None
+    if path and is_whole(path):
+        with suppress(OSError):  # of another machine's C library, say: it is compiled again
+            return ctypes.CDLL(str(path))
+    with tempfile.TemporaryDirectory() as temporary:
+        made = Path(temporary) / f"{SOURCE.stem}.so"
+        output_of([*command, "-o", str(made)], COMPILE_SECONDS)
+        if path:
+            with suppress(OSError):  # a full disk: the next process compiles again
+                keep(made.read_bytes(), path)
+        return ctypes.CDLL(str(path if path and is_whole(path) else made))
 
 
-def output_of(command: list[str]) -> bytes:
-    """Raises OSError, in one line, where the command fails."""
-    done = subprocess.run(command, capture_output=True)
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip() or f"{command[0]} ended with {done.returncode}"
-        raise OSError(said.splitlines()[0])
-    return done.stdout
+def kept_libraries() -> Path | None:
+    """The folder of compiled kernels; None where there can be none, so that each process compiles them."""
+    try:
+        return private_folder("kernels")
+    except OSError:
+        return None
+
+
+def keep(content: bytes, path: Path) -> None:
+    write_whole(path, content)
+    write_whole(digest_file(path), hashlib.sha256(content).hexdigest().encode())
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a kept library is the user's, and the one that was written."""
+    if not (is_private_file(path) and is_private_file(digest_file(path))):
+        return False
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest().encode() == digest_file(path).read_bytes()
+    except OSError:
+        return False
+
+
+def digest_file(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def output_of(command: list[str], seconds: float) -> bytes:
+    """What a command prints. Raises OSError, in one line, where it fails or does not end in time.
+
+    Output goes to files: a process that the command leaves behind could keep a pipe open for ever.
+    """
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True
+        )
+        try:
+            process.wait(seconds)
+        except BaseException as error:  # Ctrl-C, too, must leave no compiler behind
+            end(process)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            hung.append(command[0])
+            raise OSError(f"{command[0]} did not end within {seconds:g} seconds") from None
+        for file in (output, errors):
+            file.seek(0)
+        if process.returncode:
+            message = errors.read().decode(errors="replace").strip() or f"{command[0]} ended with {process.returncode}"
+            raise OSError(message.splitlines()[0])
+        return output.read()
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Ends a process and those that it has started."""
+    if hasattr(os, "killpg"):
+        with suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
 
 
 @cache

@@ -16,8 +16,9 @@ import yaml
 import train
 from benchmarks.kills import equal, left, runs
 from models import run_folder
-from models.callbacks import LastCheckpoint, Metrics, Throughput
+from models.callbacks import LastCheckpoint, Throughput
 from models.checkpoints import WholeFiles, read_checkpoint
+from models.metrics_file import Metrics
 
 # Of what Lightning's command line calls in jsonargparse; and what forkserver is told of threads that torch has.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -12,9 +12,10 @@ from typing import Any, get_args
 import pytest
 
 from datamodules import downloads
-from datamodules.corpora import CORPORA, Corpus, cache_folder
+from datamodules.corpora import CORPORA, Corpus
 from datamodules.downloads import DOWNLOADS, File, Source, fetch
 from datamodules.text import TextDataModule
+from user_cache import cache_folder
 
 TEXT = "".join(f"Zeile {number}: Grüße, naïve €\n" for number in range(4000)).encode()
 

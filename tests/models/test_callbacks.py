@@ -1,9 +1,9 @@
 """What happens beside the training: the guard before each update, checkpoints that are whole, metrics that stay."""
 
-import csv
 import os
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,8 @@ import torch
 from command_line import in_one_line
 from datamodules.text import TextDataModule
 from models.callbacks import (
+    BestCheckpoint,
     LastCheckpoint,
-    Metrics,
-    Rows,
     Teller,
     Throughput,
     ValidateAtTheEnd,
@@ -139,49 +138,6 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monk
     assert order == ["fsync", "replace", "fsync"]
 
 
-def read(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        return [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
-
-
-def test_metrics_go_on_where_the_checkpoint_was(tmp_path: Path) -> None:
-    folder = tmp_path / "tiny" / "version_0"
-    logger = Metrics(folder, 0)
-    for step in range(5):
-        logger.log_metrics({"loss": step / 2}, step)
-        logger.save()
-    logger.log_metrics({"held_out": 7.0}, 4)  # another column
-    logger.save()
-    with (folder / "metrics.csv").open("a") as file:
-        file.write("3,")  # killed while it wrote
-    again = Metrics(folder, 3)
-    again.log_metrics({"held_out": 8.0, "other": 9.0}, 3)
-    again.save()
-    rows = [{"loss": str(step / 2), "step": str(step)} for step in range(3)]
-    assert read(folder) == [*rows, {"held_out": "8.0", "other": "9.0", "step": "3"}]
-
-
-def test_metrics_are_whole_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = Rows(str(tmp_path), 0)
-    rows.log_metrics({"loss": 1.0}, 0)
-    rows.save()
-    rows.log_metrics({"held_out": 1.0}, 0)
-
-    def killed(*given: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        rows.save()
-    assert read(tmp_path) == [{"loss": "1.0", "step": "0"}]
-
-
-def test_a_folder_without_a_whole_line_begins_anew(tmp_path: Path) -> None:
-    (tmp_path / "metrics.csv").write_text("epoch,lo")
-    Rows(str(tmp_path), 5)
-    assert not (tmp_path / "metrics.csv").exists()
-
-
 def test_the_speed_of_a_run_that_goes_on_in_mid_epoch(data: TextDataModule, tmp_path: Path) -> None:
     path, model = tmp_path / "last.ckpt", LanguageModel(data.vocab_size, "gru", 4, 6, **SGD)
     first, second = Throughput(), Throughput()
@@ -211,6 +167,42 @@ def test_nothing_told_or_complained_of_can_control_a_terminal(
     printed = capsys.readouterr()
     assert printed.out.startswith("\\x1b[2Jevil\\x07\\x9b\n") and "run in \\x1b[2Jevil\\x07\\x9b\n" in printed.out
     assert printed.err == "train.py: \\x1b[2Jevil\\x07\\x9b.txt: no such file\n"
+
+
+class Checks(Teller):
+    """Of what a best checkpoint does, says nothing; with the summary as users see it."""
+
+    def loss(self, nats: float) -> str:
+        return f"{nats:.2f}"
+
+    def proof(self, *given: Any) -> str:
+        return "it works"
+
+
+@pytest.mark.parametrize("damage", ["cut", "deleted", "other"])
+def test_a_best_checkpoint_that_is_damaged_is_one_line_at_the_end(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best, checks = BestCheckpoint(tmp_path), Checks(tmp_path)
+    path = tmp_path / "checkpoints" / "best.ckpt"
+    saved(path, 1.0)
+    best.best_model_path, best.best_model_score = str(path), torch.tensor(1.5)
+    trainer: Any = SimpleNamespace(is_global_zero=True, datamodule=None)
+    checks.conclude(trainer, best, 1000.0)
+    figures = f"best checkpoint  {path}\nheld out         1.50\ntraining speed   1,000 tokens/s\n"
+    assert capsys.readouterr().out == figures + "it works\n"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif damage == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(b"other")
+    with pytest.raises(SystemExit, match="1"), in_one_line("train.py", 1, OSError):
+        checks.conclude(trainer, best, 1000.0)
+    printed = capsys.readouterr()
+    assert printed.out == figures and printed.err.count("\n") == 1
+    assert printed.err.startswith(f"train.py: the best checkpoint cannot be read: {path}: ")
+    assert "last.ckpt beside it has the weights of the end" in printed.err
 
 
 def test_a_run_that_goes_on_throws_the_same_dice(data: TextDataModule, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,8 +33,9 @@ def threads() -> Iterator[None]:
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """As on the first day: nothing was compiled or told yet, and what is compiled goes elsewhere."""
-    made = tmp_path / "made"
-    monkeypatch.setattr(cpu_kernels, "cache_from_source", lambda source: str(made / "kernels.pyc"))
+    made = tmp_path / "made" / "kernels"
+    monkeypatch.setenv("UNROLLED_CACHE", str(made.parent))
+    monkeypatch.setattr(cpu_kernels, "hung", [])
     for cached in (cpu_kernels.compiled, cpu_kernels.can_compile):
         cached.cache_clear()
     yield made
@@ -159,28 +161,96 @@ def test_results_do_not_depend_on_how_many_threads_there_are(threads: None) -> N
     assert (layers(x)[0] == with_three).all()
 
 
-def test_kernels_are_compiled_once_and_kept(uncompiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weight, (cell,) = torch.zeros(1, 1), Recurrent("rnn", 1, 1).layers()[0]
-    source = Path(shutil.copy(cpu_kernels.SOURCE, uncompiled.parent))
+def ask() -> cpu_kernels.CompiledChunk | None:
+    """As a new process would: for the kernels of a simple layer."""
+    cpu_kernels.compiled.cache_clear()
+    (cell,) = Recurrent("rnn", 1, 1).layers()[0]
+    return cpu_kernels.chunk_of(cell, torch.zeros(1, 1))
+
+
+def libraries(folder: Path) -> dict[str, int]:
+    """When each was written."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.so")}
+
+
+def test_kernels_are_compiled_once_and_kept(uncompiled: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = Path(shutil.copy(cpu_kernels.SOURCE, tmp_path))
     monkeypatch.setattr(cpu_kernels, "SOURCE", source)
-    assert cpu_kernels.chunk_of(cell, weight)
-    (made,) = uncompiled.iterdir()
-    before = made.stat().st_mtime_ns
-    cpu_kernels.compiled.cache_clear()
-    assert cpu_kernels.chunk_of(cell, weight) and [*uncompiled.iterdir()] == [made]
-    assert made.stat().st_mtime_ns == before
+    assert ask()
+    made = libraries(uncompiled)
+    assert len(made) == 1 and ask() and libraries(uncompiled) == made
     monkeypatch.setattr(cpu_kernels, "FLAGS", [*cpu_kernels.FLAGS, "-O1"])
-    cpu_kernels.compiled.cache_clear()
-    assert cpu_kernels.chunk_of(cell, weight) and len([*uncompiled.iterdir()]) == 2, "another way to compile"
+    assert ask() and len(libraries(uncompiled)) == 2, "another way to compile"
     source.write_text(source.read_text(encoding="utf-8") + "// changed", encoding="utf-8")
-    cpu_kernels.compiled.cache_clear()
-    assert cpu_kernels.chunk_of(cell, weight) and len([*uncompiled.iterdir()]) == 3, "another source"
+    assert ask() and len(libraries(uncompiled)) == 3, "another source"
+
+
+@pytest.mark.parametrize(
+    "damage", ["empty", "cut", "bit", "no digest", "other digest", "a folder", "writable by all", "a link"]
+)
+def test_damaged_kernels_are_compiled_again(damage: str, uncompiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever stands for the compiler's work here: bytes that no process may load unless they are whole."""
+    loaded: list[Path] = []
+    monkeypatch.setattr(cpu_kernels.ctypes, "CDLL", lambda path: loaded.append(Path(path)))
+    compiled: list[Any] = []
+    work = bytes(range(256)) * 10
+
+    def compile(command: list[str], seconds: float) -> bytes:
+        if "-o" in command:
+            compiled.append(command)
+            Path(command[-1]).write_bytes(work)
+        return b"machine"
+
+    monkeypatch.setattr(cpu_kernels, "output_of", compile)
+    cpu_kernels.library({"CELL": "RNN"})
+    cpu_kernels.library({"CELL": "RNN"})
+    (path,) = uncompiled.glob("*.so")
+    assert len(compiled) == 1 and loaded == [path, path]
+    digest = path.with_suffix(".sha256")
+    changed = bytearray(work)
+    changed[1000] ^= 4
+    if damage in ("empty", "cut", "bit"):
+        path.write_bytes({"empty": b"", "cut": work[: len(work) // 2], "bit": bytes(changed)}[damage])
+    elif damage == "no digest":
+        digest.unlink()
+    elif damage == "other digest":
+        digest.write_text("0" * 64)
+    elif damage == "a folder":
+        digest.unlink()
+        digest.mkdir()
+    elif damage == "writable by all":
+        path.chmod(0o666)
+    else:
+        path.rename(uncompiled / "other")
+        path.symlink_to(uncompiled / "other")
+    cpu_kernels.library({"CELL": "RNN"})
+    assert len(compiled) == 2
+    if damage != "a folder":  # which is in the way
+        cpu_kernels.library({"CELL": "RNN"})
+        assert len(compiled) == 2 and loaded[-1] == path and path.read_bytes() == work and not path.is_symlink()
 
 
 def test_where_nothing_can_be_kept_kernels_are_compiled_each_time(uncompiled: Path) -> None:
+    uncompiled.parent.mkdir()
     uncompiled.write_text("a file where the folder would be")
-    (cell,) = Recurrent("rnn", 1, 1).layers()[0]
-    assert cpu_kernels.chunk_of(cell, torch.zeros(1, 1))
+    assert ask()
+
+
+def test_a_compiler_that_hangs_is_left_after_a_while(
+    uncompiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It and what it has started are ended; it is not asked again."""
+    script = tmp_path / "compiler"
+    script.write_text("#!/bin/sh\nsleep 1000 &\nwait\n")
+    script.chmod(0o700)
+    monkeypatch.setattr(cpu_kernels, "COMPILER", str(script))
+    monkeypatch.setattr(cpu_kernels, "PROBE_SECONDS", 0.5)
+    with pytest.warns(
+        UserWarning, match="without the C\\+\\+ compiler, which failed: .* did not end within 0.5 seconds"
+    ):
+        assert ask() is None
+    monkeypatch.setattr(cpu_kernels, "output_of", None)
+    assert ask() is None
 
 
 def test_what_has_no_kernels_goes_without() -> None:
