@@ -66,24 +66,15 @@ def memorise() -> bytes:
 CORPORA = {"python-stdlib": python_stdlib, "python-docstrings": python_docstrings, "memorise": memorise}
 
 
-def read_file(path: str) -> bytes:
-    """Raises FileNotFoundError, IsADirectoryError or PermissionError, each with what to do, and ValueError if empty."""
-    with explained(path):
-        content = Path(path).read_bytes()
-    if not content:
-        raise ValueError(f"{path}: is empty; there is nothing to learn from")
-    return content
-
-
 @contextmanager
-def explained(path: str) -> Iterator[None]:
-    """Around reading a file: its errors, each with what to do."""
+def explained(path: str, option: str = "--data.path") -> Iterator[None]:
+    """Adds to the errors of reading a file what the user can do. `option` is the option that named the file."""
     try:
         yield
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; give a text file with --data.path") from None
+        raise FileNotFoundError(f"{path}: no such file; give a text file with {option}") from None
     except IsADirectoryError:
-        raise IsADirectoryError(f"{path}: is a folder; give one text file with --data.path") from None
+        raise IsADirectoryError(f"{path}: is a folder; give one text file with {option}") from None
     except PermissionError:
         raise PermissionError(f"{path}: may not be read; change its permissions") from None
     except OSError as error:
@@ -98,9 +89,16 @@ def decode_text(content: bytes, encoding: str, name: str) -> str:
     return "".join(decoded([content], encoding, name))
 
 
-def decoded(content: Iterable[bytes], encoding: str, name: str) -> Iterator[str]:
-    """The same, of a content in chunks."""
-    decoder = io.IncrementalNewlineDecoder(decoder_of(encoding), translate=True)
+def decoded(
+    content: Iterable[bytes],
+    encoding: str,
+    name: str,
+    option: str = "--data.encoding",
+    otherwise: str = ", or read a text as it is with --data.level byte",
+) -> Iterator[str]:
+    """Like `decode_text`, for content in chunks. `option` is the option that names the encoding; `otherwise` says what
+    else a user can do with bytes that are not text."""
+    decoder = io.IncrementalNewlineDecoder(decoder_of(encoding, option), translate=True)
     read, begun = 0, False
     try:
         for chunk in chain(content, [b""]):
@@ -113,18 +111,18 @@ def decoded(content: Iterable[bytes], encoding: str, name: str) -> Iterator[str]
     except UnicodeDecodeError as error:
         place = read - len(error.object) + error.start
         raise ValueError(
-            f"{name}: byte {place} is not {encoding}; name its encoding with --data.encoding, "
-            "or read a text as it is with --data.level byte"
+            f"{name}: byte {place} is not {encoding}; name its encoding with {option}{otherwise}"
         ) from None
     except UnicodeError as error:
-        raise ValueError(f"{name}: is not {encoding} ({error}); name its encoding with --data.encoding") from None
+        raise ValueError(f"{name}: is not {encoding} ({error}); name its encoding with {option}") from None
 
 
-def decoder_of(encoding: str) -> codecs.IncrementalDecoder:
+def decoder_of(encoding: str, option: str = "--data.encoding") -> codecs.IncrementalDecoder:
+    """Raises ValueError for a name that is empty, that Python does not know, or that is no encoding of text."""
     try:
+        if not encoding or "\0" in encoding:
+            raise LookupError
         b" ".decode(encoding, "replace")  # there are codecs of other things than text
         return codecs.getincrementaldecoder(encoding)()
-    except LookupError:
-        raise ValueError(
-            f"there is no encoding {encoding!r}; --data.encoding takes names such as utf-8 or latin-1"
-        ) from None
+    except (LookupError, TypeError):  # some codecs of text have no incremental decoder
+        raise ValueError(f"there is no encoding {encoding!r}; {option} takes names such as utf-8 or latin-1") from None

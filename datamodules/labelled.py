@@ -1,6 +1,5 @@
 """Labelled texts as a LightningDataModule: a table on disk, or the embedded reviews, to batches of similar length."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -11,10 +10,9 @@ import torch
 from torch import Tensor
 
 from datamodules import reviews
-from datamodules.tables import Example, read_table
+from datamodules.tables import NUMBER, EmptyRows, Example, read_table
+from datamodules.words import words_of
 
-# A word, its negation and its contraction are three: "isn't" is "is", "n't"; every other sign stands alone.
-WORD = re.compile(r"n['’]t\b|['’](?:s|re|ve|ll|d|m)\b|\w+?(?=n['’]t\b)|\w+|[^\w\s]", re.IGNORECASE)
 POOL = 50  # batches whose sentences are sorted together
 NO_LABEL = -100  # marks a text that is read and not learned from
 
@@ -49,7 +47,7 @@ class Encoder:
 
     @classmethod
     def of(cls, examples: Iterable[Example], level: str, lower_case: bool, min_count: int) -> "Encoder":
-        """Words in the order of code points; labels too, or by size if all are whole numbers.
+        """Words in the order of code points; labels too, or by size if all are numbers.
 
         Raises ValueError where all examples have one label.
         """
@@ -60,13 +58,13 @@ class Encoder:
         labels = sorted({example.label for example in examples})
         if len(labels) < 2:
             raise ValueError(f"every text has the label {labels[0]!r}: there is nothing to tell apart")
-        if all(re.fullmatch("-?[0-9]+", label) for label in labels):
-            labels.sort(key=int)
+        if all(NUMBER.fullmatch(label) for label in labels):
+            labels.sort(key=float)
         return cls(level, lower_case, sorted(word for word, count in counts.items() if count >= min_count), labels)
 
     def pieces(self, text: str) -> list[str]:
         """The text's words, or characters, as they are written."""
-        return list(text) if self.level == "character" else WORD.findall(text)
+        return list(text) if self.level == "character" else words_of(text)
 
     def seen(self, piece: str) -> str:
         return (piece.lower() if self.lower_case else piece).replace("’", "'")
@@ -156,16 +154,19 @@ class LabelledDataModule(pl.LightningDataModule):
 
     Args:
         path: a table to train on: .tsv, .csv or .jsonl; without one, built-in product reviews in three classes.
-        val_path: a table to hold out; without one, a part of the training table, drawn at random, always the same.
+        val_path: a table to hold out; without one, a part of each class in the training table, drawn at random, always
+            the same.
         test_path: a table to report on when training has ended.
         text_column, label_column: names in the table's first row, or in each line's object; or numbers of columns,
-            counted from 0, in a table whose first row is a text already.
+            counted from 0, in a table whose first row is a text already. Where a table has no column of the default
+            name, one with another usual name is taken, such as sentence.
         encoding: of the files.
+        empty_rows: refuse a table that has rows without a text or a label, or skip these rows and say how many.
         level: what one step is: a word, or a character.
         lower_case: read upper case as lower case.
         min_count: a word that the training part has less often than this is an unknown one.
         batch_size: B, sentences read side by side, of similar length, by all processes together.
-        val_fraction: the part that is held out where no table is.
+        val_fraction: the part of each class that is held out where no table is; of a class with one text, none.
         balanced: count every class the same in the loss, a sentence by N / (C · sentences of its class); else every
             sentence the same.
 
@@ -181,6 +182,7 @@ class LabelledDataModule(pl.LightningDataModule):
         text_column: str | int = "text",
         label_column: str | int = "label",
         encoding: str = "utf-8",
+        empty_rows: EmptyRows = "refuse",
         level: Literal["word", "character"] = "word",
         lower_case: bool = True,
         min_count: int = 1,
@@ -190,6 +192,7 @@ class LabelledDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self._notes: list[str] = []  # on how the tables were read
         for name, value in (("batch_size", batch_size), ("min_count", min_count)):
             if value < 1:
                 raise ValueError(f"--data.{name} is {value}: it must be at least 1")
@@ -204,15 +207,18 @@ class LabelledDataModule(pl.LightningDataModule):
             return training, self._table(val_path)
         if not path:
             return training, embedded(reviews.held_out())
-        held_out = int(len(training) * self.hparams["val_fraction"])
-        if held_out == 0:
+        held_out = numbers_held_out([example.label for example in training], self.hparams["val_fraction"])
+        if not held_out:
             raise ValueError(f"{path}: {len(training)} texts leave none to hold out: raise --data.val_fraction")
+        chosen = set(held_out)
         order = torch.randperm(len(training), generator=torch.Generator().manual_seed(0)).tolist()
-        return [training[k] for k in order[held_out:]], [training[k] for k in order[:held_out]]
+        return [training[k] for k in order if k not in chosen], [training[k] for k in held_out]
 
     def _table(self, path: str) -> list[Example]:
         columns = [self.hparams["text_column"], self.hparams["label_column"]]
-        return read_table(path, columns, self.hparams["encoding"])
+        table = read_table(path, columns, self.hparams["encoding"], self.hparams["empty_rows"])
+        self._notes += [note for note in table.notes if note not in self._notes]
+        return table.examples
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -270,10 +276,18 @@ class LabelledDataModule(pl.LightningDataModule):
 
     def __str__(self) -> str:
         training, held_out = self._parts
-        return (
-            f"{self.hparams['path'] or 'reviews'}: {len(training):,} texts to train on, {len(held_out):,} held out, "
-            f"{self.vocab_size:,} different words, classes {', '.join(self.labels)}"
-        )
+        sizes = f"{len(training):,} texts to train on, {len(held_out):,} held out"
+        vocabulary = f"{self.vocab_size:,} different words, classes {', '.join(self.labels)}"
+        first_line = f"{self.hparams['path'] or 'reviews'}: {sizes}, {vocabulary}"
+        return "\n".join([first_line, *self._notes, *self._lonely_classes()])
+
+    def _lonely_classes(self) -> list[str]:
+        """A line on the classes that the held-out part lacks, if there are any."""
+        missing = [label for label in self.labels if label not in {example.label for example in self._parts[1]}]
+        if not missing:
+            return []
+        named = ", ".join(missing)
+        return [f"the held-out part has no text of class {named}: what the model makes of it is not measured"]
 
     def train_dataloader(self) -> Batches:
         if self.trainer:
@@ -294,3 +308,21 @@ class LabelledDataModule(pl.LightningDataModule):
 
 def embedded(texts: list[reviews.Review]) -> list[Example]:
     return [Example(text, label, f"review {number}") for number, (text, label) in enumerate(texts, 1)]
+
+
+def numbers_held_out(labels: list[str], fraction: float) -> list[int]:
+    """Chooses which texts are held out: of every class its share, at least one, and never all; always the same ones."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).tolist()
+    counts = Counter(labels)
+    exact = {label: count * fraction for label, count in counts.items()}
+    shares = {label: int(share) for label, share in exact.items()}
+    missing = int(len(labels) * fraction) - sum(shares.values())
+    for label in sorted(exact, key=lambda label: shares[label] - exact[label])[:missing]:  # largest remainders first
+        shares[label] += 1
+    left = {label: min(counts[label] - 1, max(1, share)) for label, share in shares.items()}
+    chosen = []
+    for number in order:
+        if left[labels[number]] > 0:
+            left[labels[number]] -= 1
+            chosen.append(number)
+    return chosen

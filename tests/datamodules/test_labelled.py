@@ -1,6 +1,8 @@
 """From labelled texts to batches of similar length; the embedded reviews; and what tables cannot be used."""
 
+import gzip
 import json
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules import reviews
-from datamodules.labelled import Batches, Encoder, Example, LabelledDataModule, load_encoder
+from datamodules.labelled import Batches, Encoder, Example, LabelledDataModule, load_encoder, numbers_held_out
+from datamodules.tokenizers import make_tokenizer
+from datamodules.words import MARKS, words_of
 
 TEXTS = [("A good day", "up"), ("a bad day , isn't it ?", "down"), ("Good !", "up"), ("no, bad", "down")]
 
@@ -162,19 +166,42 @@ def test_a_run_goes_on_with_the_same_words_only(tmp_path: Path) -> None:
             "t.tsv",
             "text\tmood\na\t1\n",
             {},
-            "line 2: there is no column 'label', but text, mood: see --data.text_column",
+            "line 1: there is no column 'label', but text, mood: see --data.text_column",
         ),
-        ("t.tsv", "a\t1\n", {"text_column": 2, "label_column": 1}, "line 1: there is no column 2, but 0, 1"),
-        ("t.tsv", "text\tlabel\na\t1\nb\n", {}, "line 3: there is no column 'label'"),
+        ("t.tsv", "a\t1\n", {"text_column": 2, "label_column": 1}, "line 1: there is no column '2', but 0, 1"),
+        ("t.tsv", "text\tlabel\na\t1\nb\n", {}, "line 3: the label is missing"),
         ("t.tsv", "text\tlabel\na\t1\nb\t\n", {}, "line 3: the label is missing"),
         ("t.tsv", "text\tlabel\na\t1\n \t0\n", {}, "line 3: the text is empty"),
         ("t.csv", 'text,label\n"a,1\n', {}, "line 2: unexpected end of data"),
         ("t.jsonl", '{"text": "a", "label": 1}\n{"text": \n', {}, "line 2: is not JSON: Expecting value at column 10"),
         ("t.jsonl", "[1]\n", {}, "line 1: must be an object"),
         ("t.jsonl", '{"text": "a", "label": null}\n', {}, "line 1: the label is missing"),
-        ("t.jsonl", '{"text": ["a"], "label": 1}\n', {}, "'text' is .'a'.: it must be a string or a whole number"),
+        ("t.jsonl", '{"text": ["a"], "label": 1}\n', {}, "'text' is a list: it must be a string or a number"),
         ("t.tsv", "text\tlabel\na\t1\nb\t1\n", {"val_fraction": 0.5}, "every text has the label '1'"),
         ("t.tsv", "text\tlabel\na\t1\nb\t0\n", {}, "2 texts leave none to hold out: raise --data.val_fraction"),
+        ("t.csv", "text,label\na,1\nb, c,0\n", {}, "line 3: has 3 fields, but the first row has 2: put texts with"),
+        ("t.csv", "label,text\n1,a\n0,b, c\n", {}, "line 3: has 3 fields, but the first row has 2"),
+        (
+            "t.csv",
+            "a, b,1\nc,0\n",
+            {"text_column": 0, "label_column": 1},
+            "line 2: has 2 fields, but the first row has 3",
+        ),
+        ("t.tsv", "text\tlabel\na\tb\t1\n", {}, "line 2: has 3 fields.*: write a text's tabs as spaces"),
+        ("t.tsv", "text\ttext\tlabel\na\tb\t1\n", {}, "line 1: several columns may be 'text': text, text"),
+        ("t.tsv", "review\tcomment\tlabel\na\tb\t1\n", {}, "several columns may be 'text': review, comment"),
+        ("t.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}\n', {}, "line 2: there is no column 'label', but text"),
+        ("t.jsonl", '{"text": "a", "label": "\\ud800"}\n', {}, r"line 1: \\ud800 is half of a surrogate pair"),
+        pytest.param("t.jsonl", "[" * 100_000, {}, "line 1: cannot be read as JSON: it is nested", id="deep JSON"),
+        pytest.param(
+            "t.jsonl",
+            '{"text": "a", "label": ' + "1" * 5000 + "}",
+            {},
+            "line 1: cannot be .*: .*digits",
+            id="5000 digits",
+        ),
+        ("t.jsonl", '{"text": "a", "label": NaN}\n', {}, "line 1: the label is missing"),
+        ("t.tsv", rows(), {"encoding": ""}, "there is no encoding ''; --data.encoding takes names"),
         ("t.tsv", rows(), {"val_fraction": 1.0}, "--data.val_fraction is 1.0"),
         ("t.tsv", rows(), {"batch_size": 0}, "--data.batch_size is 0"),
         ("t.tsv", rows(), {"min_count": 0}, "--data.min_count is 0"),
@@ -185,6 +212,112 @@ def test_each_mistake_is_named_with_its_place(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         LabelledDataModule(table(tmp_path, content, name), **options).check(None)
+
+
+GLUE = "sentence\tlabel\n" + "good day\t1\nbad day\t0\n" * 4
+
+
+def test_the_usual_names_of_columns_are_known(tmp_path: Path) -> None:
+    data = LabelledDataModule(path := table(tmp_path, GLUE))
+    assert data.labels == ["0", "1"] and f"{path}, line 1: the column 'sentence' is read as the text" in str(data)
+    again = LabelledDataModule(table(tmp_path, "Stars;Text\n1;a, b\n2;c\n1;d\n2;e\n", "t.csv"))
+    assert again.labels == ["1", "2"] and {e.text for part in again._parts for e in part} == {"a, b", "c", "d", "e"}
+    assert "the column 'Stars' is read as the label" in str(again)
+
+
+@pytest.mark.parametrize("names", ["sentence\tlabel", "phrase\tmood", "phrase\tlabel", "text\tmood"])
+def test_a_row_of_names_is_no_example_where_columns_have_numbers(tmp_path: Path, names: str) -> None:
+    path = table(tmp_path, GLUE.replace("sentence\tlabel", names))
+    data = LabelledDataModule(path, text_column=0, label_column=1)
+    assert data.labels == ["0", "1"] and "is read as the names of the columns" in str(data)
+
+
+@pytest.mark.parametrize("first", ["fine\t1", "fine\tup", "so so\tunsure", "fine\t2"])
+def test_a_first_row_that_may_be_an_example_is_one(tmp_path: Path, first: str) -> None:
+    body = "good day\tup\nbad day\tdown\n" if first == "fine\tup" else GLUE.split("\n", 1)[1]
+    data = LabelledDataModule(table(tmp_path, f"{first}\n{body}"), text_column=0, label_column=1, val_fraction=0.4)
+    assert data._notes == [] and first.split("\t")[0] in {e.text for part in data._parts for e in part} | {"fine"}
+    assert sum(map(len, data._parts)) == body.count("\n") + 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["5.0", "1.0", "5", "1"], ["1", "5"]),
+        (["4.5", "10", "-1"], ["-1", "4.5", "10"]),
+        (["true", "false"], ["false", "true"]),
+        (['"5.0"', "1.0"], ["1", "5"]),
+        (['"v1.0"', '"v1"'], ["v1", "v1.0"]),
+    ],
+)
+def test_labels_in_json_may_be_numbers_and_truth_values(tmp_path: Path, labels: list[str], classes: list[str]) -> None:
+    content = "".join(f'{{"text": "a", "label": {label}}}\n' for label in labels)
+    path = table(tmp_path, content, "t.jsonl")
+    assert LabelledDataModule(path, path).labels == classes
+
+
+def test_whole_numbers_are_one_class_in_every_kind_of_table(tmp_path: Path) -> None:
+    csv = table(tmp_path, "text,label\na,5.0\nb,1.0\n", "t.csv")
+    json_lines = table(tmp_path, '{"text": "a", "label": 5}\n', "t.jsonl")
+    assert [b.labels.tolist() for b in LabelledDataModule(csv, json_lines).val_batches] == [[1]]
+
+
+def test_empty_rows_are_skipped_and_counted_when_asked_for(tmp_path: Path) -> None:
+    path = table(tmp_path, "text,label\na,1\n,0\nb,\nc\nd,0\n\n", "t.csv")
+    with pytest.raises(ValueError, match="line 3: the text is empty: fill it in, or .* --data.empty_rows skip"):
+        LabelledDataModule(path, path).check(None)
+    data = LabelledDataModule(path, path, empty_rows="skip")
+    assert [e.text for e in data._parts[0]] == ["a", "d"]
+    assert f"{path}: 3 rows without a text or a label left out" in str(data)
+
+
+def test_a_field_may_be_longer_than_the_csv_module_allows(tmp_path: Path) -> None:
+    words = "word " * 50_000
+    path = table(tmp_path, f"text,label\n{words},1\nb,0\n", "t.csv")
+    assert LabelledDataModule(path, path)._parts[0][0].text == words
+
+
+@pytest.mark.parametrize("kind", ["gz", "utf-16"])
+def test_tables_may_be_packed_or_in_another_encoding(tmp_path: Path, kind: str) -> None:
+    content = "text,label\né,1\nb,0\n"
+    path = tmp_path / ("t.csv.gz" if kind == "gz" else "t.csv")
+    path.write_bytes(gzip.compress(content.encode()) if kind == "gz" else content.encode("utf-16"))
+    data = LabelledDataModule(str(path), str(path), encoding="utf-8" if kind == "gz" else "utf-16")
+    assert [e.text for e in data._parts[0]] == ["é", "b"]
+
+
+def test_each_class_is_held_out_in_its_share(tmp_path: Path) -> None:
+    content = "text\tlabel\n" + "x\tmany\n" * 80 + "y\tfew\n" * 20 + "z\trare\n" * 2 + "v\tone\n"
+    data = LabelledDataModule(table(tmp_path, content), val_fraction=0.2)
+    counts = [Counter(example.label for example in part) for part in data._parts]
+    assert counts == [{"many": 64, "few": 16, "rare": 1, "one": 1}, {"many": 16, "few": 4, "rare": 1}]
+    assert "the held-out part has no text of class one" in str(data)
+    data.check(None)
+
+
+@given(st.lists(st.sampled_from("aaaabbc"), min_size=1, max_size=60), st.floats(0.01, 0.99))
+def test_held_out_texts_are_chosen_by_class(labels: list[str], fraction: float) -> None:
+    chosen = numbers_held_out(labels, fraction)
+    assert len(set(chosen)) == len(chosen) and chosen == numbers_held_out(labels, fraction)
+    for label, count in Counter(labels).items():
+        share = sum(labels[number] == label for number in chosen)
+        assert share < count and (share >= 1 or count == 1) and abs(share - count * fraction) <= 1
+
+
+@pytest.mark.parametrize(
+    "words", ["यह किताब अच्छी है", "தமிழ் மொழி", "مُحَمَّد كَتَبَ", "cafe\u0301 re\u0301sume\u0301", "ที่นี่ ดี", "don't e\u0301n’t"]
+)
+def test_marks_belong_to_words_as_in_the_word_level_of_a_language_model(words: str) -> None:
+    split = [piece for word in words.split() for piece in (["e\u0301", "n’t"] if "’" in word else [word])]
+    assert words_of(words) == (["do", "n't", *split[1:]] if "don" in words else split)
+    if "'" not in words:
+        tokenizer = make_tokenizer("word", [words], 100)
+        assert [piece.strip() for piece in tokenizer.decode(tokenizer.encode(words))] == [*words_of(words), ""]
+
+
+def test_no_combining_mark_is_missing() -> None:
+    marks = [sign for sign in map(chr, range(0x110000)) if unicodedata.category(sign)[0] == "M"]
+    assert "".join(marks) == MARKS
 
 
 def test_a_label_that_only_the_held_out_part_has_is_named(tmp_path: Path) -> None:
