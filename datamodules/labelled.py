@@ -7,7 +7,9 @@ from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from datamodules import reviews
 from datamodules.tables import NUMBER, EmptyRows, Example, read_table
@@ -89,6 +91,11 @@ def batch_of(texts: list[Tensor], labels: list[int]) -> Sentences:
     return Sentences(tokens, torch.tensor([len(text) for text in texts]), torch.tensor(labels))
 
 
+def side_by_side(examples: list[tuple[Tensor, int]]) -> Sentences:
+    texts, labels = zip(*examples, strict=True)
+    return batch_of(list(texts), list(labels))
+
+
 class Batches:
     """Sentences of similar length side by side: little of a batch is padding.
 
@@ -125,8 +132,7 @@ class Batches:
         mine = batch[self.rank :: self.processes]
         if not mine:  # fewer texts than processes: this one reads along
             return batch_of([self.examples[batch[0]][0]], [NO_LABEL])
-        texts, labels = zip(*(self.examples[number] for number in mine), strict=True)
-        return batch_of(list(texts), list(labels))
+        return side_by_side([self.examples[number] for number in mine])
 
     def order(self, epoch: int) -> list[list[int]]:
         """The numbers of each batch's examples."""
@@ -141,6 +147,11 @@ class Batches:
         ]
         batches = [by_length[begin : begin + self.batch_size] for begin in range(0, count, self.batch_size)]
         return batches if self.whole else [batches[k] for k in torch.randperm(len(batches), generator=dice).tolist()]
+
+    @property
+    def dataset(self) -> list[tuple[Tensor, int]]:
+        """As long as the largest batch size: there Lightning's BatchSizeFinder stops."""
+        return self.examples
 
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.position}
@@ -193,6 +204,7 @@ class LabelledDataModule(pl.LightningDataModule):
         super().__init__()
         self.save_hyperparameters()
         self._notes: list[str] = []  # on how the tables were read
+        self._train_batches: Batches | None = None
         for name, value in (("batch_size", batch_size), ("min_count", min_count)):
             if value < 1:
                 raise ValueError(f"--data.{name} is {value}: it must be at least 1")
@@ -253,8 +265,16 @@ class LabelledDataModule(pl.LightningDataModule):
         return [(self.encoder.encode(text, f"{place}: the text"), classes[label]) for text, label, place in examples]
 
     @cached_property
+    def _training(self) -> list[tuple[Tensor, int]]:
+        return self._encoded(self._parts[0])
+
+    @property
     def train_batches(self) -> Batches:
-        return Batches(self._encoded(self._parts[0]), self.hparams["batch_size"])
+        """New ones where the batch size has changed, as Lightning's BatchSizeFinder changes it."""
+        batch_size, batches = self.hparams["batch_size"], self._train_batches
+        if batches is None or batches.batch_size != batch_size:
+            batches = self._train_batches = Batches(self._training, batch_size)
+        return batches
 
     @cached_property
     def val_batches(self) -> Batches:
@@ -296,6 +316,20 @@ class LabelledDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> Batches:
         return self.val_batches
+
+    def test_dataloader(self) -> Batches:
+        if self.test_batches is None:
+            raise MisconfigurationException(
+                "there is no table to test on: give its name as test_path (--data.test_path), or measure the held-out "
+                "part with trainer.validate(model, data)"
+            )
+        return self.test_batches
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The texts of `test_path`, or else the held-out ones, in the order of the table."""
+        path = self.hparams["test_path"]
+        examples: Any = self._encoded(self._table(path) if path else self._parts[1])
+        return DataLoader(examples, batch_size=self.hparams["batch_size"], collate_fn=side_by_side)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to read texts and to name classes."""

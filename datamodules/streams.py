@@ -79,6 +79,11 @@ class Streams:
         return shared
 
     @property
+    def dataset(self) -> range:
+        """As long as the largest batch size: there Lightning's BatchSizeFinder stops."""
+        return range((len(self.ids) - 1) // self.window)
+
+    @property
     def resident_bytes(self) -> int:
         """What `on` takes of a device's memory."""
         return len(self.ids) * resident_dtype(self.ids).itemsize

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from datamodules.corpora import CORPORA, Corpus
 from datamodules.downloads import DOWNLOADS, fetch
@@ -54,6 +55,7 @@ class TextDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self._train_streams: Streams | None = None
         if level not in get_args(Level):
             raise ValueError(f"--data.level is {level!r}: choose one of {', '.join(get_args(Level))}")
         smallest = SMALLEST_VOCABULARY.get(level, 0)
@@ -94,9 +96,16 @@ class TextDataModule(pl.LightningDataModule):
         """The beginning of the held-out part, with the words that the vocabulary lacks."""
         return self._encoded.excerpt
 
-    @cached_property
+    @property
     def train_streams(self) -> Streams:
-        return Streams(self._encoded.training, self.hparams["batch_size"], self.hparams["window"])
+        """New ones where the batch size has changed, as BatchSizeFinder changes it, to no more than the text allows."""
+        options, streams = self.hparams, self._train_streams
+        most = max((len(self._encoded.training) - 1) // options["window"], 1)
+        if options["batch_size"] != self.hparams_initial["batch_size"]:
+            options["batch_size"] = min(options["batch_size"], most)
+        if streams is None or len(streams.starts) != options["batch_size"]:
+            streams = self._train_streams = Streams(self._encoded.training, options["batch_size"], options["window"])
+        return streams
 
     @cached_property
     def val_streams(self) -> Streams:
@@ -126,6 +135,16 @@ class TextDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> Streams:
         return self.shard(self.val_streams)
+
+    def test_dataloader(self) -> Streams:
+        raise MisconfigurationException(
+            "a text has no test part: measure the held-out part with trainer.validate(model, data), or another text "
+            "with trainer.test(model, dataloaders=TextDataModule(...).val_dataloader())"
+        )
+
+    def predict_dataloader(self) -> Streams:
+        """The held-out part."""
+        return self.val_dataloader()
 
     def shard(self, streams: Streams) -> Streams:
         """What this process reads of them."""

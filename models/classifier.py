@@ -124,10 +124,27 @@ class Classifier(Trained):
         self.held_out.add(self(tokens, lengths)[0], labels)
 
     def on_validation_epoch_end(self) -> None:
+        self.log_tally("val")
+
+    def log_tally(self, part: str) -> None:
         """Of several processes, each reads all of it."""
-        self.log("val_loss", self.held_out.loss, prog_bar=True, sync_dist=True)
-        self.log("val_accuracy", self.held_out.accuracy, prog_bar=True, sync_dist=True)
-        self.log("val_f1", self.held_out.f1, sync_dist=True)
+        self.log(f"{part}_loss", self.held_out.loss, prog_bar=True, sync_dist=True)
+        self.log(f"{part}_accuracy", self.held_out.accuracy, prog_bar=True, sync_dist=True)
+        self.log(f"{part}_f1", self.held_out.f1, sync_dist=True)
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.log_tally("test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The probability of each class (B, C)."""
+        tokens, lengths, _ = batch
+        return self(tokens, lengths)[0].softmax(dim=-1)
 
 
 class Tally:

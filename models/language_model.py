@@ -186,28 +186,54 @@ class LanguageModel(Trained):
         self.val_nats = self.val_symbols = 0.0
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        tokens, fresh = batch
-        logits, self.val_state = self(tokens[:-1].clamp(min=0), None if fresh else self.val_state)
-        targets = tokens[1:].flatten()
-        nats = F.cross_entropy(logits.flatten(0, 1), targets, ignore_index=PADDING, reduction="none")
+        nats, targets = self.held_out_nats(batch)
         self.val_nats += nats.sum(dtype=torch.float64).item()
         self.val_symbols += (targets != PADDING).sum().item()
 
+    def held_out_nats(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """−log p of the next window's targets (T, B), 0 at padding; and these targets. Carries the state on."""
+        tokens, fresh = batch
+        logits, self.val_state = self(tokens[:-1].clamp(min=0), None if fresh else self.val_state)
+        targets = tokens[1:]
+        nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=PADDING, reduction="none")
+        return nats.view_as(targets), targets
+
     def on_validation_epoch_end(self) -> None:
-        """The mean over the whole held-out part: sums in float64, of all processes, divided once."""
+        self.log_mean("val")
+
+    def log_mean(self, part: str) -> None:
+        """The mean over all symbols of this part: sums in float64, of all processes, divided once."""
         nats, symbols = self.summed(self.val_nats, self.val_symbols)
-        self.log("val_loss", nats / symbols, prog_bar=True, sync_dist=True)  # the same in all processes
-        self.log("val_bpc", nats / symbols / math.log(2), prog_bar=True, sync_dist=True)
+        self.log(f"{part}_loss", nats / symbols, prog_bar=True, sync_dist=True)  # the same in all processes
+        self.log(f"{part}_bpc", nats / symbols / math.log(2), prog_bar=True, sync_dist=True)
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.log_mean("test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """−log p of every symbol of a window (T, B), in nats; NaN beyond the end of the text."""
+        nats, targets = self.held_out_nats(batch)
+        return nats.masked_fill(targets == PADDING, math.nan)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        states = gathered(tree_map(lambda part: part.cpu(), self.state))  # of the streams of each process
-        checkpoint["recurrent_state"] = as_lists(tree_map(lambda *parts: torch.cat(parts, dim=1), *states))
+        checkpoint["recurrent_state"] = None  # before the first batch
+        if self.state is not None:
+            states = gathered(tree_map(lambda part: part.cpu(), self.state))  # of the streams of each process
+            checkpoint["recurrent_state"] = as_lists(tree_map(lambda *parts: torch.cat(parts, dim=1), *states))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         rank, processes, device = self.trainer.global_rank, self.trainer.world_size, self.trainer.strategy.root_device
-        self.state = tree_map(lambda part: part.chunk(processes, dim=1)[rank].to(device), checkpoint["recurrent_state"])
+        self.state = state = checkpoint["recurrent_state"]
+        if state is not None:
+            self.state = tree_map(lambda part: part.chunk(processes, dim=1)[rank].to(device), state)
 
 
 def as_lists(state: Any) -> Any:

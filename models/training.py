@@ -3,7 +3,8 @@
 import math
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import numpy as np
 import pytorch_lightning as pl
@@ -12,6 +13,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
+from models.checkpoint_files import read_checkpoint
 from models.graphed import CAPTURABLE, GraphedUpdates, without_graphs
 from models.guard import check_update
 from models.recurrent import Recurrent
@@ -72,6 +74,27 @@ class Trained(pl.LightningModule):
         if schedule == "plateau" and warmup_steps:
             raise ValueError("--model.warmup_steps cannot be combined with --model.schedule plateau: leave it at 0")
 
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's also unpickles what it finds, and takes URLs
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu", strict: bool = True, **options: Any
+    ) -> Self:
+        """The model that a checkpoint holds, whatever Trainer wrote it, on the device `map_location`.
+
+        `options` replace those that the checkpoint was trained with. A model is returned in training mode, as Lightning
+        does it: call `eval()` before predicting. Raises OSError or ValueError where the file is not a checkpoint of
+        such a model.
+        """
+        checkpoint = read_checkpoint(str(checkpoint_path))
+        saved = checkpoint["hyper_parameters"]
+        arguments = {name: value for name, value in saved.items() if not name.startswith("_")} | options
+        try:
+            model = cls(**arguments)
+            model.to(next(iter(checkpoint["state_dict"].values())).dtype)
+            model.load_state_dict(checkpoint["state_dict"], strict=strict)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"{checkpoint_path}: is not a checkpoint of this {cls.__name__}: {error}") from None
+        return model.to(map_location)
+
     @staticmethod
     def check_sizes(**sizes: int) -> None:
         for name, value in sizes.items():
@@ -91,10 +114,13 @@ class Trained(pl.LightningModule):
         checkpoint["other_random_states"] = gathered([random.getstate(), of_numpy])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.random_states = checkpoint["random_states"]
-        self.other_random_states = checkpoint["other_random_states"]
-        self.data_states = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
-        prefer(dict(self.hparams), checkpoint)
+        """Of a checkpoint with weights alone, there is nothing to go on with."""
+        if "optimizer_states" in checkpoint:
+            self.random_states = checkpoint["random_states"]
+            self.other_random_states = checkpoint["other_random_states"]
+            states = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
+            self.data_states = states or [{"position": 0}] * (checkpoint["global_step"] == 0)
+            prefer(dict(self.hparams), checkpoint)
         self.to(next(iter(checkpoint["state_dict"].values())).dtype)  # Lightning does after it has rounded to float32
 
     def on_train_start(self) -> None:
@@ -112,6 +138,16 @@ class Trained(pl.LightningModule):
             torch.manual_seed(torch.initial_seed() + rank)
         for position in self.data_states:  # Lightning leaves it out where an epoch has ended
             self.trainer.train_dataloader.load_state_dict(position)  # type: ignore[union-attr]  # it exists in training
+        self.adopt_learning_rate()
+
+    def adopt_learning_rate(self) -> None:
+        """Tells the schedule of a learning rate that LearningRateFinder has put in the place of the one it knows."""
+        rate = self.hparams["learning_rate"]
+        for config in self.trainer.lr_scheduler_configs:
+            schedule = config.scheduler
+            if isinstance(schedule, LambdaLR) and schedule.base_lrs != [rate]:
+                schedule.base_lrs = [rate]
+                schedule.optimizer.param_groups[0]["lr"] = rate * self.learning_rate_factor(schedule.last_epoch)
 
     def on_train_end(self) -> None:
         if self.graphed:
