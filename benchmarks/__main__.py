@@ -2,6 +2,7 @@
 
 python -m benchmarks layers|growth|training|generation|memory|numpy [--pairs N] [--device cuda] [--out FILE.json]
 python -m benchmarks kills [--count 50]
+python -m benchmarks gpu --out DIR [--device cpu --dry_run]
 """
 
 import json
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks import char_rnn, generation, growth, kills, layers, memory, training
+from benchmarks import char_rnn, generation, gpu, growth, kills, layers, memory, training
 from command_line import mistakes_in_one_line, quiet
 
 MEASUREMENTS: dict[str, Any] = {
@@ -39,6 +40,8 @@ def main() -> None:
         given = options[options.subcommand].as_dict()
         if options.subcommand == "kills":
             killed(**given)
+        elif options.subcommand == "gpu":
+            gpu.measure(**given)
         else:
             measure(MEASUREMENTS[options.subcommand], **given)
 
@@ -59,12 +62,19 @@ def parse_arguments() -> Any:
     command = ArgumentParser(exit_on_error=False, description=kills.__doc__)
     command.add_argument("--count", type=int, default=50, help="how often to kill")
     commands.add_subcommand("kills", command, help=first_sentence(kills.__doc__))
+    command = ArgumentParser(exit_on_error=False, description=gpu.__doc__)
+    command.add_argument("--out", type=str, required=True, help="a folder: a JSON file for each part, and table.md")
+    command.add_argument("--device", type=Literal["cuda", "cpu"], default="cuda", help="cpu is for --dry_run")
+    command.add_argument("--dry_run", action="store_true", help="run every part in a tiny size, in seconds")
+    commands.add_subcommand("gpu", command, help=first_sentence(gpu.__doc__))
     options = parser.parse_args()
     given = options[options.subcommand]
     if given.get("pairs", 2) < 2:
         raise ValueError(f"--pairs is {given.pairs}: quartiles need at least 2")
     if given.get("device") == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device is cuda: there is no GPU here; leave it out")
+    if options.subcommand == "gpu" and given.device == "cpu" and not given.dry_run:
+        raise ValueError("--device is cpu: give --dry_run, too, or --device cuda")
     return options
 
 

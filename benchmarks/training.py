@@ -66,12 +66,14 @@ def rows(pairs: int, device: str) -> Iterator[dict[str, Any]]:
             yield {"run": name, "against": against, "unit": "tokens/s", **asdict(found), "goal": goal}
 
 
-def by_lightning(model: LanguageModel, data: TextDataModule, options: dict[str, Any], folder: Path) -> float:
+def by_lightning(
+    model: LanguageModel, data: TextDataModule, options: dict[str, Any], folder: Path, *callbacks: pl.Callback
+) -> float:
     """Seconds of a stretch of training."""
     clock = Clock()
     options = options | {"max_epochs": 1, "limit_train_batches": WARM_UP + UPDATES, "limit_val_batches": 0}
     options |= dict.fromkeys(("enable_checkpointing", "enable_model_summary", "enable_progress_bar"), False)
-    trainer = pl.Trainer(**options, logger=loggers(folder, 0), callbacks=[Throughput(), clock])
+    trainer = pl.Trainer(**options, logger=loggers(folder, 0), callbacks=[Throughput(), clock, *callbacks])
     trainer.fit(model, data)
     return clock.seconds
 

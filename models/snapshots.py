@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 # A heuristic, not a derived bound: the largest accepted relative difference, in the 2-norm of a tensor's change, of two
-# runs of the same update whose sums may run in another order. Atomic additions perturb a gradient by about 2⁻¹² of its
-# largest entry, bfloat16 rounding by 2⁻⁸, and Adam turns the few entries that consist of rounding errors into full
-# steps. What goes wrong in a graph (a stale input, another dropout mask, a missing step) changes a tensor by about 1.
+# runs of the same update whose sums are made in another order, as atomic additions do. That perturbs a float32 sum of
+# n = 2¹⁵ terms by at most 2⁻⁹ of the sum of their magnitudes; one rounding to bfloat16 perturbs an entry by 2⁻⁸; and
+# Adam turns entries that consist of rounding errors into full steps, which are few. A wrong replay (a stale input,
+# another dropout mask, a missing step) changes tensors by about 1.
 BOUND = 2**-4
 ROUNDINGS = (
     4  # of each entry: where a change is smaller than the spacing of floating-point numbers, it is rounded twice
