@@ -26,7 +26,8 @@ def cache_folder() -> Path:
 def private_folder(name: str) -> Path:
     """A folder of the cache that belongs to the user and that nobody else can write to; it is created if it is missing.
 
-    Raises OSError, saying what to do, if it cannot be created, is a symbolic link, or belongs to another user.
+    Raises OSError if it cannot be created, and, without an errno and saying what to do, if it is a symbolic link or
+    belongs to another user.
     """
     base = cache_folder()
     if base.parent == Path(tempfile.gettempdir()):  # where everybody can create folders
@@ -36,11 +37,8 @@ def private_folder(name: str) -> Path:
 
 
 def make_private(folder: Path) -> None:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        about = folder.lstat()
-    except OSError as error:
-        raise OSError(f"{folder}: this folder of the cache cannot be created ({error.strerror}): {WAY_OUT}") from None
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    about = folder.lstat()
     if not stat.S_ISDIR(about.st_mode):
         raise OSError(f"{folder}: is a symbolic link, and could lead to files of others: remove it, or {WAY_OUT}")
     if not belongs_to_user(about):

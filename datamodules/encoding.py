@@ -1,16 +1,10 @@
-"""From a text of any size to numbers: read in chunks, and where it is long, kept in a file that is mapped into memory.
-
-A file is kept in the cache under a hash of what was read and of the settings. A `.digest` beside it, named after a hash
-of the text's files, their sizes and times, says what was read, so that an unchanged text is not read again.
-"""
+"""From a text of any size to numbers: read in chunks, and where it is long, kept in a file of the cache."""
 
 import bz2
 import gzip
 import hashlib
 import io
-import json
 import lzma
-import mmap
 import os
 import stat
 import zlib
@@ -19,51 +13,27 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import zstandard
-from filelock import FileLock
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
 from datamodules.corpora import decoded, explained
-from datamodules.tokenizers import Ids, Level, Tokenizer, code_points, load_tokenizer, make_tokenizer, parts
-from user_cache import cache_folder
+from datamodules.encoded_cache import Cache, Encoded, dtype_of, encoded, hash_of
+from datamodules.tokenizers import Level, Tokenizer, code_points, load_tokenizer, make_tokenizer, parts
 
 CHUNK = 1 << 18  # bytes
 LONG = 1 << 24  # symbols: what is shorter stays in memory, and is encoded at each start
 EXCERPT = 100_000  # symbols
-FORMAT = 1  # of what is kept: goes up when texts are read or numbered in another way
+FORMAT = 2  # of what is kept: goes up when texts are read, numbered or kept in another way
 NEVER = np.iinfo(np.int64).max
 DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 
 Advance = Callable[[int], object]
-
-
-class Encoded(NamedTuple):
-    tokenizer: Tokenizer
-    training: Ids
-    held_out: Ids
-    excerpt: str  # the beginning of the held-out part, as it was written
-
-
-class MappedIds(np.memmap):
-    """Numbers in a file. Those that were read by index leave this process's memory from time to time, and stay in the
-    system's cache: else a pass over a long text would end with all of it in memory."""
-
-    reads = 0
-
-    def __getitem__(self, index: Any) -> Any:
-        found = super().__getitem__(index)
-        if isinstance(index, slice):
-            return found
-        self.reads += 1
-        if self.reads % 100 == 0 and hasattr(mmap, "MADV_DONTNEED"):
-            self._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
-        return np.asarray(found)
 
 
 def encode(text: "Text", level: Level, val_fraction: float, vocabulary_size: int) -> Encoded:
@@ -75,14 +45,14 @@ def encode(text: "Text", level: Level, val_fraction: float, vocabulary_size: int
     """
     of_words = level in ("word", "bpe")
     settings = [FORMAT, level, text.encoding, val_fraction, vocabulary_size if of_words else 0]
-    cache = Cache(cache_folder() / "encoded", text.stamp(), settings)
+    cache = Cache(text.stamp(), settings)
     if found := cache.unread():
         return found
     with progress(text.name, text.size() * (3 if of_words else 2)) as advance:
         length, places = survey(text.chunks(advance), level)
         digest, end = text.digest, int(length * (1 - val_fraction))
 
-        def write(file: BinaryIO) -> dict[str, Any]:
+        def write(file: Any) -> dict[str, Any]:
             symbols = split(text.chunks(advance), end)[0] if of_words else map(chr, np.flatnonzero(places < end))
             tokenizer = make_tokenizer(level, symbols, vocabulary_size)
             excerpt: list[Any] = []
@@ -101,16 +71,12 @@ def encode(text: "Text", level: Level, val_fraction: float, vocabulary_size: int
         return encoded(about, tokenizer, np.frombuffer(memory.getbuffer(), dtype_of(tokenizer)))
 
 
-def write_numbers(file: BinaryIO, tokenizer: Tokenizer, level: Level, chunks: Iterator[Any]) -> int:
+def write_numbers(file: Any, tokenizer: Tokenizer, level: Level, chunks: Iterator[Any]) -> int:
     """Says how many they are."""
     if level == "byte":
         return sum(map(file.write, chunks))
     pieces = chunks if level == "character" else parts(chunks)
     return sum(file.write(tokenizer.encode(piece, "replace").data) for piece in pieces) // dtype_of(tokenizer).itemsize
-
-
-def encoded(about: dict[str, Any], tokenizer: Tokenizer, numbers: Ids) -> Encoded:
-    return Encoded(tokenizer, numbers[: about["training"]], numbers[about["held_out"] :], about["excerpt"])
 
 
 def survey(chunks: Iterator[Any], level: Level) -> tuple[int, npt.NDArray[np.int64]]:
@@ -274,98 +240,9 @@ READERS: dict[str, Callable[[Any], Iterator[bytes]]] = {
 }
 
 
-class Cache:
-    """Encoded texts in a folder. A file has another name until it is whole, and one process writes at a time.
-
-    Raises OSError, saying what to do, where the folder cannot be written to.
-    """
-
-    def __init__(self, folder: Path, stamp: str, settings: list[Any]) -> None:
-        self.folder, self.settings = folder, settings
-        self.stamp = folder / f"{stamp}.digest" if stamp else None
-
-    def unread(self) -> Encoded | None:
-        """The text whose files have this stamp."""
-        try:
-            return self.find(self.stamp.read_text(encoding="utf-8")) if self.stamp else None
-        except (OSError, ValueError):
-            return None
-
-    def find(self, digest: str) -> Encoded | None:
-        """The text of this digest, if it is there and whole."""
-        path = self.path(digest)
-        try:
-            about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            tokenizer = load_tokenizer(about["tokenizer"])
-            numbers = MappedIds(path, dtype_of(tokenizer), "r")
-            return encoded(about, tokenizer, numbers) if len(numbers) == about["length"] else None
-        except (OSError, ValueError, LookupError, TypeError):
-            return None
-
-    def path(self, digest: str) -> Path:
-        """Of the numbers; all else is in the .json file beside them."""
-        return self.folder / f"{hash_of([digest, *self.settings])}.ids"
-
-    def keep(self, digest: str, write: Callable[[BinaryIO], dict[str, Any]]) -> Encoded:
-        """The text of this digest; where it is not there, what `write` writes."""
-        path = self.path(digest)
-        with self.turn():
-            if self.find(digest) is None:
-                with whole_file(path) as file:
-                    about = write(file)
-                with whole_file(path.with_suffix(".json")) as file:
-                    file.write(json.dumps(about).encode())
-            if self.stamp:
-                with whole_file(self.stamp) as file:
-                    file.write(digest.encode())
-            if found := self.find(digest):
-                return found
-        raise OSError(f"{path} was deleted just now: start again")
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """One process after the other; what one has left half written when it was killed goes."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / "lock"):
-                for left in self.folder.glob("*.part"):
-                    left.unlink()
-                yield
-        except OSError as error:
-            if error.errno is None:  # one of ours, which says what to do
-                raise
-            raise OSError(
-                f"{self.folder}: the encoded text cannot be kept here ({error.strerror}): make room, or name another "
-                "folder in the environment variable UNROLLED_CACHE"
-            ) from None
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """To be written; it has its name when it is whole and on the disk."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
 @contextmanager
 def progress(name: str, size: int) -> Iterator[Advance]:
     """A bar on the terminal, if there is one and it takes long."""
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=size < LONG or not console.is_terminal) as bar:
         yield partial(bar.advance, bar.add_task(f"encoding {escape(name)}", total=size))
-
-
-def dtype_of(tokenizer: Tokenizer) -> np.dtype[Any]:
-    return np.min_scalar_type(tokenizer.vocab_size - 1)
-
-
-def hash_of(facts: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

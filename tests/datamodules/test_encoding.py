@@ -2,10 +2,14 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import os
+import re
 import subprocess
 import sys
+import tempfile
+import zlib
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,9 +19,11 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules import encoding
+import user_cache
+from datamodules import encoded_cache, encoding
 from datamodules.corpora import decode_text, decoded
-from datamodules.encoding import Encoded, MappedIds, Text, encode
+from datamodules.encoded_cache import Checksums, Encoded, MappedIds
+from datamodules.encoding import Text, encode
 from datamodules.streams import Streams
 from datamodules.tokenizers import Level, make_tokenizer
 
@@ -178,11 +184,136 @@ def test_what_is_not_whole_in_the_cache_is_made_again(tmp_path: Path, cache: Pat
     content = file.read_bytes()
     if damage == "deleted":
         file.unlink()
-    elif damage != "noise" or suffix != ".ids":  # numbers that are others look like any
+    else:
         damaged = {"shorter": content[:-1], "longer": content + b"7", "empty": b"", "noise": b"\xff{]"}
         file.write_bytes(damaged[damage])
     assert same(encode_file(path), in_one_piece(POEM.encode(), "character"))
     assert same(encode_file(path), in_one_piece(POEM.encode(), "character"))
+
+
+@pytest.mark.parametrize("level", ["character", "byte", "word"])
+def test_a_flipped_bit_in_the_numbers_is_found_when_they_are_read(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, level: Level
+) -> None:
+    """Wherever it is, also where the number that it gives is one of the vocabulary; the next start encodes again."""
+    monkeypatch.setattr(encoded_cache, "BLOCK", 64)
+    path, whole = write(tmp_path, POEM.encode()), in_one_piece(POEM.encode(), level, 0.5)
+    streams = 3, 7
+    for place in range(0, 1000, 83):
+        encode_file(path, level, 0.5)
+        (file,) = files(cache)[".ids"]
+        content = bytearray(file.read_bytes())
+        content[place % len(content)] ^= 1 << place % 8
+        file.write_bytes(content)
+        found = encode_file(path, level, 0.5)
+        with pytest.raises(OSError, match=r"\.ids: this encoded text in the cache is damaged; it was deleted"):
+            for part in (found.training, found.held_out):
+                for window in Streams(part, *streams):
+                    assert window.tokens.max() < found.tokenizer.vocab_size
+        assert not file.exists()
+    assert same(encode_file(path, level, 0.5), whole)
+
+
+def test_slices_are_verified_and_parts_are_read_where_they_lie(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoded_cache, "BLOCK", 16)
+    content = bytes(range(256)) * 4
+    found, numbers = encode_file(write(tmp_path, content), "byte"), np.frombuffer(content, np.uint8)
+    end = len(found.training)
+    assert (found.training[100:200] == numbers[100:200]).all() and (found.training[-5:] == numbers[end - 5 : end]).all()
+    assert (found.held_out[3:50:7] == numbers[end + 3 : end + 50 : 7]).all() and len(found.training[5:5]) == 0
+    assert found.held_out[np.array([[0, 1], [-1, 5]])].tolist() == numbers[[[end, end + 1], [-1, end + 5]]].tolist()
+    assert found.training[7] == 7
+    blocks: Any = found.training
+    assert 10 < blocks.blocks.unverified < 60, "only what was read is verified"
+    (file,) = files(cache)[".ids"]
+    file.write_bytes(content[:500] + b"?" + content[501:])
+    fresh = encode_file(tmp_path / "text.txt", "byte")
+    assert (fresh.training[:490] == numbers[:490]).all()
+    with pytest.raises(OSError, match="is damaged"):
+        fresh.training[490:510]
+
+
+def test_numbers_beyond_the_vocabulary_are_found(tmp_path: Path, cache: Path) -> None:
+    """Even if their checksum is right."""
+    path = write(tmp_path, b"abc" * 50)
+    encode_file(path)
+    (file,), (about,) = files(cache)[".ids"], files(cache)[".json"]
+    file.write_bytes(b"\xff" * 150)
+    content = re.sub(rb'"checksums": \[\d+\]', b'"checksums": [%d]' % zlib.crc32(b"\xff" * 150), about.read_bytes())
+    body = content.partition(b"\n")[2]
+    about.write_bytes(b"%08x\n" % zlib.crc32(body) + body)
+    with pytest.raises(OSError, match="is damaged"):
+        encode_file(path).training[:3]
+
+
+def test_a_flipped_bit_in_what_is_known_of_a_text_is_found(tmp_path: Path, cache: Path) -> None:
+    """The vocabulary is in there."""
+    path = write(tmp_path, POEM.encode())
+    encode_file(path)
+    (about,) = files(cache)[".json"]
+    whole = about.read_bytes()
+    for place in range(0, len(whole), 61):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        about.write_bytes(damaged)
+        assert same(encode_file(path), in_one_piece(POEM.encode(), "character"))
+        assert about.read_bytes() == whole
+
+
+@pytest.mark.parametrize("sizes", [[0], [1], [15, 1], [16], [17], [5, 40, 3], [33, 0, 15]])
+def test_checksums_do_not_depend_on_how_a_file_is_written(sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoded_cache, "BLOCK", 16)
+    file = io.BytesIO()
+    checksums = Checksums(file)
+    for size in sizes:
+        assert checksums.write(np.arange(size, dtype=np.uint8)) == size
+    content = file.getvalue()
+    assert checksums.values == [zlib.crc32(content[begin : begin + 16]) for begin in range(0, len(content), 16)]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the system has no owners and modes of files")
+@pytest.mark.parametrize("suffix", [".ids", ".json", ".digest"])
+def test_files_that_another_user_could_have_written_are_not_read(tmp_path: Path, cache: Path, suffix: str) -> None:
+    path = write(tmp_path, POEM.encode())
+    encode_file(path)
+    cache.chmod(0o777)
+    (file,) = files(cache)[suffix]
+    before = file.stat().st_ino
+    file.chmod(0o666)
+    assert same(encode_file(path), in_one_piece(POEM.encode(), "character"))
+    (file,) = files(cache)[suffix]
+    assert file.stat().st_ino != before and not file.stat().st_mode & 0o077 and not cache.stat().st_mode & 0o077
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the system has no owners and modes of files")
+def test_a_cache_of_another_user_is_refused_for_long_texts_alone(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, POEM.encode())
+    encode_file(path)
+    monkeypatch.setattr(user_cache, "user", lambda: os.geteuid() + 1)
+    with pytest.raises(OSError, match="encoded: belongs to another user, who could change .* variable UNROLLED_CACHE"):
+        encode_file(path)
+    monkeypatch.setattr(encoding, "LONG", 10**6)
+    assert same(encode_file(path), in_one_piece(POEM.encode(), "character"))
+
+
+def test_short_texts_need_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("UNROLLED_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", unknown)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    monkeypatch.setattr(encoding, "LONG", 10**6)
+    assert same(encode_file(write(tmp_path, POEM.encode())), in_one_piece(POEM.encode(), "character"))
+    monkeypatch.setattr(encoding, "LONG", 1)
+    (tmp_path / "none").mkdir()
+    assert same(encode_file(tmp_path / "text.txt"), in_one_piece(POEM.encode(), "character"))
+    assert [*(tmp_path / "none").glob("unrolled-*/encoded/*.ids")]
 
 
 def test_a_text_that_changes_while_it_is_read_is_refused_and_not_kept(
@@ -230,7 +361,7 @@ def test_several_processes_at_once_write_once_and_have_the_same(tmp_path: Path, 
     path = write(tmp_path, POEM.encode() * 50)
     code = f"""
 from pathlib import Path
-from datamodules import encoding
+from datamodules import encoded_cache, encoding
 encoding.LONG, path, write_numbers = 1, Path({str(path)!r}), encoding.write_numbers
 encoding.write_numbers = lambda *arguments: print("writes") or write_numbers(*arguments)
 found = encoding.encode(encoding.Text("it", path, "utf-8"), "bpe", 0.1, 300)
