@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from jsonargparse import ArgumentError
 
 from models.sampling import harmless
+from terminal import check_arguments, prepare_streams
 
 
 @contextmanager
 def mistakes_in_one_line(script: str, *more: type[Exception]) -> Iterator[None]:
     """Around everything that reads the user's input, and nothing else: errors of our own keep their traceback."""
     with in_one_line(script, 2, ArgumentError, OSError, ValueError, *more):
+        check_arguments()
         yield
 
 
@@ -31,8 +33,10 @@ def in_one_line(script: str, exit_code: int, *kinds: type[Exception]) -> Iterato
         raise SystemExit(130) from None
 
 
-def quiet() -> None:
-    """Leaves out what Lightning says of itself and of its own dependencies; its other warnings stay."""
+def quiet(output_is_optional: bool = True) -> None:
+    """Prepares the standard streams as `prepare_streams` does, and leaves out what Lightning says of itself and of its
+    own dependencies; its other warnings stay."""
+    prepare_streams(output_is_optional)
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (

@@ -6,7 +6,6 @@ python predict.py suggest --checkpoint runs/word/version_0/checkpoints/best.ckpt
 python predict.py classify --checkpoint runs/sentiment/version_0/checkpoints/best.ckpt "It is a good product"
 """
 
-import os
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -25,6 +24,7 @@ from models.checkpoints import classifier, language_model, read_checkpoint
 from models.code_quality import judge, table
 from models.sampling import harmless, side_by_side, until
 from models.suggestions import Offer, Suggester
+from terminal import cannot_write, discard
 
 LOOKS = 5  # words that a verdict names, at most
 
@@ -167,18 +167,21 @@ COMMANDS = {"generate": written, "score": scored, "suggest": suggested, "classif
 
 
 def main() -> None:
-    quiet()
+    quiet(output_is_optional=False)
     with mistakes_in_one_line("predict.py"):
         options = parse_arguments()
         pieces = COMMANDS[options.subcommand](options[options.subcommand])
     try:
         for piece in pieces:
             print(piece, end="", flush=True)
-        print()
+        print(flush=True)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except BrokenPipeError:  # the reader has seen enough; what is still buffered goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        discard(sys.stdout)
+        if not isinstance(error, BrokenPipeError):  # a reader that has seen enough is no failure
+            print(f"predict.py: {cannot_write(error)}", file=sys.stderr)
+            raise SystemExit(1) from None
 
 
 if __name__ == "__main__":
