@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from jsonargparse import ArgumentError
 
-from models.sampling import harmless
+from models.escaping import harmless
 from terminal import check_arguments, prepare_streams
 
 

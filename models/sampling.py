@@ -1,6 +1,5 @@
 """Text out of a trained language model, one symbol at a time; its state is all that is kept of what came before."""
 
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import tee
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from models.escaping import harmless as harmless  # many import it from here
 from models.language_model import LanguageModel
 from models.stepping import Stepper
 
@@ -146,11 +146,3 @@ def stopped(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
         yield held[: len(held) - kept]
         held = held[len(held) - kept :]
     yield held
-
-
-def harmless(text: str) -> str:
-    r"""The text for a terminal: control characters but newline and tab become visible, as \x1b, and do nothing."""
-    return "".join(
-        repr(symbol)[1:-1] if unicodedata.category(symbol) == "Cc" and symbol not in "\n\t" else symbol
-        for symbol in text
-    )

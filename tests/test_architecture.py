@@ -63,3 +63,12 @@ def test_there_are_no_circles() -> None:
 
 def test_the_training_script_fits_on_a_screen_or_two() -> None:
     assert len((ROOT / "train.py").read_text(encoding="utf-8").splitlines()) <= 60
+
+
+def test_the_checker_loads_neither_torch_nor_lightning_before_a_candidate_needs_them() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, check, bptt.verify.candidates; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "bptt" in done.stdout.split() and not {"torch", "pytorch_lightning", "lightning"} & set(done.stdout.split())

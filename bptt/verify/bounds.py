@@ -46,7 +46,7 @@ STEEPEST = 4 / (3 * math.sqrt(3))  # max |tanh″|
 class Bounded(Number):
     """A value, a radius that it may deviate by, and a bound on how far it is from the truth beyond that."""
 
-    __slots__ = ("inherited", "radius", "reach", "terms")
+    __slots__ = ("inherited", "radius", "reach", "terms", "value")
     unit: ClassVar[float] = 2.0**-53
     smallest: ClassVar[float] = 2.0**-1022  # the smallest normal number
     function_floor: ClassVar[float] = 0.0  # functions are only as good as if their result were at least this
@@ -74,11 +74,6 @@ class Bounded(Number):
         """What the truth can be away at most."""
         return self.radius + self.error
 
-    @property
-    def most(self) -> float:
-        """What the truth can be at most, in size."""
-        return abs(self.value) + self.distance
-
     def __add__(self, other: Any) -> "Bounded":
         other = self.of(other)
         inherited, radius = self.inherited + other.inherited, self.radius + other.radius
@@ -88,21 +83,22 @@ class Bounded(Number):
 
     def __mul__(self, other: Any) -> "Bounded":
         other = self.of(other)
-        carried = abs(self.value) * other.error + abs(other.value) * self.error + self.distance * other.distance
-        radius = abs(self.value) * other.radius + abs(other.value) * self.radius
-        rounded = self.unit * self.most * other.most + self.smallest
+        x, y, e_x, e_y = abs(self.value), abs(other.value), self.error, other.error
+        D_x, D_y = self.radius + e_x, other.radius + e_y
+        carried = x * e_y + y * e_x + D_x * D_y
+        radius = x * other.radius + y * self.radius
+        rounded = self.unit * (x + D_x) * (y + D_y) + self.smallest
         return type(self)(self.value * other.value, carried + rounded, radius)
 
     def __truediv__(self, other: Any) -> "Bounded":
         other = self.of(other)
-        quotient, least = self.value / other.value, abs(other.value) - other.distance
-        if least <= 0:
+        quotient, y, e_x, e_y = self.value / other.value, abs(other.value), self.error, other.error
+        q, D_x, D_y = abs(quotient), self.radius + e_x, other.radius + e_y
+        if y - D_y <= 0:
             return type(self)(quotient, math.inf)
-        first = (self.error + abs(quotient) * other.error) / abs(other.value)
-        whole = (self.distance + abs(quotient) * other.distance) / abs(other.value)
-        carried = first + whole * other.distance / least
-        radius = (self.radius + abs(quotient) * other.radius) / abs(other.value)
-        rounded = self.unit * (abs(quotient) + radius + carried) + self.smallest
+        carried = (e_x + q * e_y) / y + (D_x + q * D_y) / y * D_y / (y - D_y)
+        radius = (self.radius + q * other.radius) / y
+        rounded = self.unit * (q + radius + carried) + self.smallest
         return type(self)(quotient, carried + rounded, radius)
 
     def __neg__(self) -> "Bounded":

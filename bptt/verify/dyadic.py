@@ -19,62 +19,106 @@ from bptt.verify.numbers import Number
 
 EXP_IS_ZERO = -746  # below it eˣ rounds to zero even among float64's subnormals
 WIDEST = 113  # bits of the widest format in use; a number that needs more is not followed any further
-NO_UNIT = 1 << 20  # the exponent of the unit of zero, which is a multiple of every unit
+NO_UNIT = 1 << 20  # the exponent of the unit of zero, which is a multiple of every unit: above all others
 
 
 class Dyadic(Number):
-    """One number. Attributes: its value, and `bits`, the widest significand needed on the way to it.
+    """One number, count · 2**unit. Attributes: its value, and `bits`, the widest significand needed on the way to it.
 
     Raises ArithmeticError as soon as that is more than any format has.
     """
 
-    __slots__ = ("bits", "reach", "unit")
+    __slots__ = ("bits", "count", "size", "unit")
 
-    def __init__(self, value: Fraction, unit: int, reach: Fraction, bits: int) -> None:
-        self.value = value
+    def __init__(self, count: int, unit: int, size: int, bits: int) -> None:
+        self.count = count
         self.unit = unit  # the finest unit among the terms of the sum that this number is, as an exponent of two
-        self.reach = reach  # Σ|term| of that sum
+        self.size = size  # Σ|term| of that sum, in units
         self.bits = bits
         if bits > WIDEST:
             raise ArithmeticError(f"{bits} bits are more than any floating point format has")
+
+    @property
+    def value(self) -> Fraction:
+        return scaled(self.count, self.unit)
 
     @classmethod
     def of(cls, number: Any, bits: int = 0) -> "Dyadic":
         """A number that is no sum of others."""
         if isinstance(number, Dyadic):
             return number
-        value = Fraction(number)
-        unit = unit_of(value)
-        return cls(value, unit, abs(value), max(bits, width(abs(value), unit)))
+        numerator, denominator = (number if isinstance(number, int | float) else Fraction(number)).as_integer_ratio()
+        if denominator & (denominator - 1):
+            raise ArithmeticError(f"{Fraction(number)} is not dyadic")
+        return cls.term(numerator, 1 - denominator.bit_length(), bits)
+
+    @classmethod
+    def term(cls, count: int, unit: int, bits: int) -> "Dyadic":
+        """count · 2**unit as a number that is no sum of others: its unit is the largest that divides it."""
+        if count == 0:
+            return cls(0, NO_UNIT, 0, bits)
+        zeros = (count & -count).bit_length() - 1
+        size = abs(count) >> zeros
+        return cls(count >> zeros, unit + zeros, size, max(bits, size.bit_length()))
 
     def __add__(self, other: Any) -> "Dyadic":
         other = Dyadic.of(other)
-        unit, reach = min(self.unit, other.unit), self.reach + other.reach
-        bits = max(self.bits, other.bits, width(reach, unit))
-        return Dyadic(self.value + other.value, unit, reach, bits)
+        unit = min(self.unit, other.unit)
+        ours, theirs = self.unit - unit, other.unit - unit
+        size = (self.size << ours) + (other.size << theirs)
+        bits = max(self.bits, other.bits, size.bit_length())
+        return Dyadic((self.count << ours) + (other.count << theirs), unit, size, bits)
 
     def __mul__(self, other: Any) -> "Dyadic":
         other = Dyadic.of(other)
-        return Dyadic.of(self.value * other.value, max(self.bits, other.bits))
+        return Dyadic.term(self.count * other.count, self.unit + other.unit, max(self.bits, other.bits))
 
     def __truediv__(self, other: Any) -> "Dyadic":
-        """By a power of two; any other quotient raises ArithmeticError, as it is no dyadic number."""
+        """Where the quotient is a dyadic number, as by a power of two; elsewhere it raises ArithmeticError."""
         other = Dyadic.of(other)
-        return Dyadic.of(self.value / other.value, max(self.bits, other.bits))
+        divisor = Dyadic.term(other.count, other.unit, 0)
+        count, remainder = divmod(self.count, divisor.count)
+        if remainder:
+            raise ArithmeticError(f"{self.value / other.value} is not dyadic")
+        return Dyadic.term(count, self.unit - divisor.unit, max(self.bits, other.bits))
 
     def __neg__(self) -> "Dyadic":
-        return Dyadic(-self.value, self.unit, self.reach, self.bits)
+        return Dyadic(-self.count, self.unit, self.size, self.bits)
+
+    def difference(self, other: Any) -> int:
+        """A number with the sign of self − other."""
+        other = Dyadic.of(other)
+        unit = min(self.unit, other.unit)
+        return (self.count << (self.unit - unit)) - (other.count << (other.unit - unit))
+
+    def __eq__(self, other: object) -> bool:
+        return self.difference(other) == 0
+
+    def __lt__(self, other: Any) -> bool:
+        return self.difference(other) < 0
+
+    def __gt__(self, other: Any) -> bool:
+        return self.difference(other) > 0
+
+    def __le__(self, other: Any) -> bool:
+        return self.difference(other) <= 0
+
+    def __ge__(self, other: Any) -> bool:
+        return self.difference(other) >= 0
 
     def exp(self) -> "Dyadic":
         """eˣ at the points where floating point has it exactly; elsewhere it raises ArithmeticError."""
-        if self.value + self.reach / 8 < EXP_IS_ZERO:  # whatever 8 bits make of a sum of up to 25 terms: γ₂₅ < 1/8
+        if self.count == 0:
+            return Dyadic.of(1, self.bits)
+        # Even if all 8 bits of a sum of up to 25 terms go wrong, it is below: γ₂₅ < 1/8.
+        if scaled(8 * self.count + self.size, self.unit) < 8 * EXP_IS_ZERO:
             return Dyadic.of(0)
-        if self.value == 0 or self.value < EXP_IS_ZERO:
-            return Dyadic.of(int(self.value == 0), self.bits)
+        if self.value < EXP_IS_ZERO:
+            return Dyadic.of(0, self.bits)
         raise ArithmeticError(f"e^{float(self.value)} is not exact")
 
     def ln(self) -> "Dyadic":
-        if self.value == 1:
+        if self == 1:
             return Dyadic.of(0, self.bits)
         raise ArithmeticError(f"ln {float(self.value)} is not exact")
 
@@ -82,18 +126,11 @@ class Dyadic(Number):
         return f"{self.value} ({self.bits} bits)"
 
 
-def unit_of(value: Fraction) -> int:
-    """The exponent of the largest power of two that divides the value."""
-    if value == 0:
-        return NO_UNIT
-    if value.denominator & (value.denominator - 1):
-        raise ArithmeticError(f"{value} is not dyadic")
-    return (value.numerator & -value.numerator).bit_length() - value.denominator.bit_length()
-
-
-def width(reach: Fraction, unit: int) -> int:
-    """Bits that hold every multiple of 2**unit up to the reach."""
-    return int(reach / Fraction(2) ** unit).bit_length() if reach else 0
+def scaled(count: int, unit: int) -> Fraction:
+    """count · 2**unit."""
+    if count == 0:
+        return Fraction(0)
+    return Fraction(count << unit) if unit >= 0 else Fraction(count, 1 << -unit)
 
 
 def dyadic(array: Array) -> Array:

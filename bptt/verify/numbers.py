@@ -14,7 +14,7 @@ from bptt.arithmetic import Array
 class Number:
     """A value with something to it."""
 
-    __slots__ = ("value",)
+    __slots__ = ()
     __hash__ = None  # type: ignore[assignment]
     value: Any
 
@@ -75,7 +75,7 @@ class Term(Number):
     argument's on, times its derivative.
     """
 
-    __slots__ = ("largest",)
+    __slots__ = ("largest", "value")
 
     def __init__(self, value: float, largest: float) -> None:
         self.value, self.largest = value, largest
