@@ -93,6 +93,41 @@ def test_a_page_is_no_wider_than_a_phone(name: str, opened: Callable[..., Any]) 
     assert opened(name, width=360).evaluate("document.documentElement.scrollWidth") == 360
 
 
+@pytest.mark.parametrize("width", [360, 390, 1280])
+def test_the_bar_at_the_top_hides_nothing_that_a_link_or_a_button_leads_to(
+    width: int, opened: Callable[..., Any]
+) -> None:
+    tab = opened(width=width)
+
+    def below_the_bar(selector: str) -> bool:
+        bar, part = (
+            tab.locator(of).first.evaluate("part => part.getBoundingClientRect().toJSON()") for of in ("nav", selector)
+        )
+        return bool(bar["bottom"] <= part["top"] < 800)
+
+    for link in tab.locator("nav a").all():
+        link.click()
+        assert below_the_bar(f"{link.get_attribute('href')} :is(h2, h3)"), link.inner_text()
+    tab.locator("button[data-unit]").first.click()
+    assert below_the_bar("#unit-number"), "the controls of the unit that the button shows"
+    for control in ("#epoch", "#unit-number", "#unit-layer", "#connectivity-map"):
+        tab.evaluate("scrollTo(0, document.body.scrollHeight)")
+        tab.locator(control).focus()
+        assert below_the_bar(control), control
+
+
+def test_a_table_that_is_cut_off_says_that_it_scrolls(opened: Callable[..., Any]) -> None:
+    hint = ".wide:has([aria-labelledby=ranked-caption]) > .hint"
+    phone = opened(width=390)
+    assert re.fullmatch(r"Scroll sideways: \d of 6 columns are to the right →", phone.locator(hint).inner_text())
+    region = phone.locator("[role=region][aria-labelledby=ranked-caption]")
+    region.evaluate("region => region.scrollTo(region.scrollWidth, 0)")
+    phone.wait_for_function(f"document.querySelector('{hint}').textContent === '← Scroll back'")
+    first, box = (of.bounding_box() for of in (region.locator("tbody th").first, region))
+    assert first["x"] >= box["x"], "the name of the row stays"
+    assert not opened(width=1280).locator(hint).is_visible()
+
+
 def test_a_script_in_the_text_is_text(opened: Callable[..., Any]) -> None:
     for name, id, text in (("report", "connectivity", "<script>hacked = 1</script>"), ("text", "reading", "<script>")):
         tab = opened(name)

@@ -278,8 +278,39 @@ function theme() {
   tell();
 }
 
+// Links lead to what is below the bar that stays at the top: as far below as the bar is high on this screen.
+function belowTheBar() {
+  const bar = document.querySelector("nav");
+  const measure = () => (document.documentElement.style.scrollPaddingTop = `${bar.offsetHeight + 12}px`);
+  new ResizeObserver(measure).observe(bar);
+  measure();
+}
+
+// A table that is wider than the screen says so, and can be scrolled with the keys.
+function wideTables() {
+  for (const wide of document.querySelectorAll(".wide")) {
+    const [hint, scrolls] = wide.children;
+    const measure = () => {
+      const { right } = scrolls.getBoundingClientRect();
+      const columns = [...scrolls.querySelectorAll("thead th")];
+      const hidden = columns.filter((column) => column.getBoundingClientRect().right > right + 1).length;
+      const cut = scrolls.scrollWidth > scrolls.clientWidth + 1;
+      wide.classList.toggle("cut", cut);
+      hint.hidden = !cut;
+      hint.textContent = hidden ? `Scroll sideways: ${hidden} of ${columns.length} columns are to the right →` : "← Scroll back";
+      if (cut) scrolls.tabIndex = 0;
+      else scrolls.removeAttribute("tabindex");
+    };
+    scrolls.addEventListener("scroll", measure, { passive: true });
+    new ResizeObserver(measure).observe(scrolls);
+    measure();
+  }
+}
+
 async function begin() {
   theme();
+  belowTheBar();
+  wideTables();
   if (given.shares) return reading(given.shares);
   await leaning("connectivity", given.maps.connectivity);
   if (given.maps.attention) await leaning("attention", given.maps.attention);
