@@ -1,7 +1,8 @@
-"""Tier E6: the NumPy loop and the Lightning run, side by side for 100 updates on real text with carried state."""
+"""Tier E6: a NumPy training loop and a Lightning run, side by side for 100 updates on real text with carried state."""
 
 import copy
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,14 @@ def numpy_run(
         yield float(loss), copy.deepcopy(parameters)
 
 
+@cache
+def text() -> TextDataModule:
+    """Encoded once for all tests."""
+    data = TextDataModule(batch_size=4, window=12, val_fraction=0.001)
+    assert len(data.train_streams) > UPDATES
+    return data
+
+
 def distance(a: Arrays, b: Arrays) -> float:
     return max(float(np.abs(a[name] - b[name]).max()) for name in a)
 
@@ -61,14 +70,14 @@ def distance(a: Arrays, b: Arrays) -> float:
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 def test_the_two_runs_stay_together_for_a_hundred_updates(cell: str, clip: str, optimizer: str, backend: str) -> None:
     """How far may they part? Each update of either run adds rounding errors of a few ULPs, and training itself
-    stretches what was added before. A third run shows by how much: it is the NumPy run, started with every parameter
-    moved by one ULP of the largest. The two rooms, which make an error of that size at each of 100 updates, may be a
-    hundred times as far apart as the farthest that the third has come, and no more.
+    amplifies what was added before. A third run shows by how much: it is the NumPy run, started with every parameter
+    moved by one ULP of the largest. The two runs, which make an error of that size at each of 100 updates, may be a
+    hundred times as far apart as the largest distance of the third run from the first, and no more.
     """
     lightning_clip, numpy_clip = CLIPS[clip]
     rule, rate = RULES[optimizer]
     pl.seed_everything(1)
-    data = TextDataModule(batch_size=4, window=12, val_fraction=0.001)
+    data = copy.deepcopy(text())
     model = LanguageModel(
         data.vocab_size, cell, 6, 10, optimizer=optimizer, learning_rate=rate, backend=backend
     ).double()
