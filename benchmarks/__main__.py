@@ -2,6 +2,7 @@
 
 python -m benchmarks layers|growth|training|generation|memory|numpy [--pairs N] [--device cuda] [--out FILE.json]
 python -m benchmarks kills [--count 50]
+python -m benchmarks corpora [--bytes 20e9] [--level character] [--folder DIR]
 python -m benchmarks gpu --out DIR [--device cpu --dry_run]
 """
 
@@ -18,8 +19,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks import char_rnn, generation, gpu, growth, kills, layers, memory, training
+from benchmarks import char_rnn, corpora, generation, gpu, growth, kills, layers, memory, training
 from command_line import mistakes_in_one_line, quiet
+from datamodules.tokenizers import Level
 
 MEASUREMENTS: dict[str, Any] = {
     "layers": layers,
@@ -40,6 +42,9 @@ def main() -> None:
         given = options[options.subcommand].as_dict()
         if options.subcommand == "kills":
             killed(**given)
+        elif options.subcommand == "corpora":
+            for what, figure_of_it in corpora.rows(**given):
+                print(f"{what:32}{figure_of_it}", flush=True)
         elif options.subcommand == "gpu":
             gpu.measure(**given)
         else:
@@ -62,6 +67,11 @@ def parse_arguments() -> Any:
     command = ArgumentParser(exit_on_error=False, description=kills.__doc__)
     command.add_argument("--count", type=int, default=50, help="how often to kill")
     commands.add_subcommand("kills", command, help=first_sentence(kills.__doc__))
+    command = ArgumentParser(exit_on_error=False, description=corpora.__doc__)
+    command.add_argument("--bytes", type=float, default=1e9, help="size of the text, which is generated")
+    command.add_argument("--level", type=Level, default="character", help="what one symbol is")
+    command.add_argument("--folder", type=Path, default=Path("corpora"), help="for the text and its encodings")
+    commands.add_subcommand("corpora", command, help=first_sentence(corpora.__doc__))
     command = ArgumentParser(exit_on_error=False, description=gpu.__doc__)
     command.add_argument("--out", type=str, required=True, help="a folder: a JSON file for each part, and table.md")
     command.add_argument("--device", type=Literal["cuda", "cpu"], default="cuda", help="cpu is for --dry_run")

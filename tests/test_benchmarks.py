@@ -243,3 +243,15 @@ def test_what_cannot_be_measured_is_one_line(
     with pytest.raises(SystemExit, match="2"):
         main()
     assert capsys.readouterr().err == f"python -m benchmarks: {said}\n"
+
+
+@pytest.mark.slow
+def test_a_corpus_is_generated_encoded_killed_and_encoded_by_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "sys.argv", ["benchmarks", "corpora", "--bytes=2e7", "--level=byte", f"--folder={tmp_path / 'corpora'}"]
+    )
+    main()
+    printed = capsys.readouterr().out
+    assert "MB/s" in printed and printed.count("the same numbers") == 3 and "OTHER" not in printed
