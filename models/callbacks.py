@@ -243,7 +243,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         path = str(Path(str(self.dirpath)) / "best.ckpt")
-        if state_dict["best_model_path"] and Path(path).exists():
+        if state_dict["best_model_score"] is not None and Path(path).exists():
             here = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
             super().load_state_dict(state_dict | here | {"best_k_models": {path: state_dict["best_model_score"]}})
 

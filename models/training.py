@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from models.checkpoint_files import read_checkpoint
+from models.checkpoint_schema import register
 from models.graphed import CAPTURABLE, GraphedUpdates, without_graphs
 from models.guard import check_update
 from models.recurrent import Recurrent
@@ -94,6 +95,10 @@ class Trained(pl.LightningModule):
         except (RuntimeError, TypeError) as error:
             raise ValueError(f"{checkpoint_path}: is not a checkpoint of this {cls.__name__}: {error}") from None
         return model.to(map_location)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        register(cls)  # the options of its checkpoints are checked with the types of its arguments
 
     @staticmethod
     def check_sizes(**sizes: int) -> None:

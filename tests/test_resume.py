@@ -269,10 +269,10 @@ def test_a_strangers_file_runs_nothing(
         with pytest.raises(SystemExit, match="2"):
             call(monkeypatch, "--ckpt_path", path)
         assert f"{path}: is not a checkpoint of train.py" in capsys.readouterr().err
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match="evil.ckpt: is not a checkpoint of train.py"):
         WholeFiles().load_checkpoint("evil.ckpt", weights_only=False)
     assert not Path("harmed").exists()
-    for config in (None, 3, "", "{", "model: 3"):
+    for config in ("", "{", "model: 3"):
         torch.save({**good, "config": config}, "bare.ckpt")
         with pytest.raises(SystemExit, match="2"):
             call(monkeypatch, "--ckpt_path", "bare.ckpt")

@@ -103,8 +103,11 @@ def test_weights_that_are_not_finite_are_not_saved(data: TextDataModule, tmp_pat
 
 
 def saved(path: Path, value: float) -> None:
-    weights = {"weight": torch.full((1000,), value)}
-    WholeFiles().save_checkpoint({"state_dict": weights, "hyper_parameters": {}, "global_step": 1}, path)
+    model = LanguageModel(20, "rnn", None, 30)
+    weights = {name: torch.full_like(weight, value) for name, weight in model.state_dict().items()}
+    WholeFiles().save_checkpoint(
+        {"state_dict": weights, "hyper_parameters": dict(model.hparams), "global_step": 1}, path
+    )
 
 
 @pytest.mark.parametrize("step", ["torch.save", "os.fsync", "pathlib.Path.replace"])
@@ -123,9 +126,9 @@ def test_the_checkpoint_before_stays_until_the_new_one_is_whole(
         context.setattr(step, full)
         with pytest.raises(OSError, match="No space left on device"):
             saved(path, 2.0)
-    assert read_checkpoint(str(path))["state_dict"]["weight"][0] == 1
+    assert read_checkpoint(str(path))["state_dict"]["head.bias"][0] == 1
     saved(path, 3.0)
-    assert read_checkpoint(str(path))["state_dict"]["weight"][0] == 3
+    assert read_checkpoint(str(path))["state_dict"]["head.bias"][0] == 3
     assert [found.name for found in path.parent.iterdir()] == ["last.ckpt"]
 
 
