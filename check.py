@@ -22,7 +22,7 @@ from bptt.verify.precision import distances
 from bptt.verify.trials import Request, ask, from_vectors, questions
 from bptt.verify.vector_files import MANIFEST, write
 from bptt.verify.verdict import Verdict, judge
-from command_line import mistakes_in_one_line
+from command_line import SuggestsOptions, mistakes_in_one_line
 
 CANDIDATES = f"""Exit code 0: right, 1: wrong, 2: could not be run. A candidate is
 {"; ".join(f"a {kind}: {signature}" for kind, signature in EXPECTED.items())};
@@ -33,7 +33,7 @@ DEEPEST = 4  # layers of a candidate: whatever goes wrong between layers does so
 
 
 def parse_arguments(arguments: list[str] | None = None) -> Any:
-    parser = ArgumentParser(description=__doc__, exit_on_error=False)
+    parser = SuggestsOptions(description=__doc__, exit_on_error=False)
     commands = parser.add_subcommands()
     candidates = "is somebody's implementation right, or where is it wrong?"
     commands.add_subcommand("candidate", candidate_arguments(), help=candidates)

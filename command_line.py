@@ -5,11 +5,30 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, NoReturn
 
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, ArgumentParser
 
+from argument_errors import rewritten, with_suggestion
 from models.escaping import harmless
 from terminal import check_arguments, prepare_streams
+
+
+class SuggestsOptions(ArgumentParser):
+    """A parser whose error about an option that does not exist names the one that was probably meant."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        super().error(with_suggestion(message, options_of(self)), ex)
+
+
+def options_of(parser: Any) -> list[str]:
+    """The long options of a parser and of its subcommands, without their dashes."""
+    found: list[str] = []
+    for action in parser._actions:
+        found += [name[2:] for name in action.option_strings if name.startswith("--")]
+        if isinstance(action.choices, dict):
+            found += [name for command in action.choices.values() for name in options_of(command)]
+    return list(dict.fromkeys(found))
 
 
 @contextmanager
@@ -26,7 +45,7 @@ def in_one_line(script: str, exit_code: int, *kinds: type[Exception]) -> Iterato
     try:
         yield
     except kinds as error:
-        text = " ".join([str(error), *getattr(error, "__notes__", [])])
+        text = " ".join([rewritten(str(error)), *getattr(error, "__notes__", [])])
         print(f"{script}: {harmless(' '.join(text.split()))}", file=sys.stderr)
         raise SystemExit(exit_code) from None
     except KeyboardInterrupt:

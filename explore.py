@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 from rich.console import Console
 from torch import Tensor
 
-from command_line import in_one_line, mistakes_in_one_line, quiet
+from command_line import SuggestsOptions, in_one_line, mistakes_in_one_line, quiet
 from datamodules.labelled import load_encoder
 from datamodules.tokenizers import Tokenizer, UnknownSymbols, load_tokenizer
 from models.checkpoints import classifier, language_model, read_checkpoint
@@ -36,7 +35,7 @@ Look = Callable[[Tell], tuple[dict[str, Any], str]]  # gives the numbers, and th
 
 
 def parse_arguments(arguments: list[str] | None = None) -> Any:
-    parser = ArgumentParser(description=__doc__, exit_on_error=False)
+    parser = SuggestsOptions(description=__doc__, exit_on_error=False)
     parser.add_argument("--checkpoint", type=str, required=True, help="best.ckpt or last.ckpt of a run")
     parser.add_argument("--compare", type=str | None, default=None, help="another, with the same vocabulary")
     parser.add_argument("--text", type=str | None, default=None, help="a file, or a text in quotes; else it writes one")

@@ -16,7 +16,7 @@ import torch
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
-from command_line import mistakes_in_one_line, quiet
+from command_line import SuggestsOptions, mistakes_in_one_line, quiet
 from datamodules.labelled import batch_of, load_encoder
 from datamodules.tokenizers import UnknownSymbols, load_tokenizer
 from interactive import type_along
@@ -30,7 +30,7 @@ LOOKS = 5  # words that a verdict names, at most
 
 
 def parse_arguments(arguments: list[str] | None = None) -> Any:
-    parser = ArgumentParser(description=__doc__, exit_on_error=False)
+    parser = SuggestsOptions(description=__doc__, exit_on_error=False)
     commands = parser.add_subcommands()
     writing = ArgumentParser(description="Go on writing from a prompt, to standard output.", exit_on_error=False)
     add_sampling(writing, prompt="\n", length=500, temperature=0.8)

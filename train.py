@@ -4,26 +4,26 @@ python train.py --config configs/lstm.yaml [--data.path FILE] | --ckpt_path runs
 """
 
 import sys
-from typing import Any, Literal
+from contextlib import nullcontext
+from typing import Any
 
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from command_line import in_one_line, mistakes_in_one_line, quiet
-from models.callbacks import BestCheckpoint, LastCheckpoint, Progress, Throughput, ValidateAtTheEnd, loggers
 from models.checkpoints import WholeFiles, checkpoint_for
+from models.run_callbacks import RunCallbacks
 from models.run_folder import run_folder
+from models.training_arguments import check_trainer_arguments, metrics_that_exist
 from tasks import TASKS, chosen, completed
+from training_parser import TrainingParser, add_run_arguments
 
 
 class TrainingRun(LightningCLI):
     """Lightning's command line, with a folder for each run and everything that belongs into it."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help="go on from this checkpoint")
-        parser.add_argument("--save_every", type=int, default=500, help="updates between two last.ckpt")
-        parser.add_argument("--task", type=Literal[tuple(TASKS)], default="write", help="has options of its own")
-        parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.enable_model_summary": False})
+        add_run_arguments(parser, tuple(TASKS))
         self.task = next(task for task in TASKS.values() if task.model is self.model_class)
         for name in self.task.linked:
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
@@ -31,29 +31,27 @@ class TrainingRun(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         given, options = self.config.ckpt_path, self.config_init.trainer
         updates = checkpoint_for(self.model, self.datamodule, given).get("global_step", 0)
-        with run_folder(options.default_root_dir, self.config.config[-1], given) as folder:
-            self.throughput, self.teller, self.best = Throughput(), self.task.teller(folder), BestCheckpoint(folder)
-            callbacks = [*(options.callbacks or []), ValidateAtTheEnd(), self.throughput, self.teller]
-            if options.enable_checkpointing is not False:
-                last, config = folder / "checkpoints/last.ckpt", self.parser.dump(self.config, skip_none=False)
-                callbacks += [self.best, LastCheckpoint(last, self.config.save_every, config)]
-            callbacks += [*self.task.more(folder), *[Progress()] * (options.enable_progress_bar is not False)]
-            kwargs |= {"logger": loggers(folder, updates), "plugins": [*(options.plugins or []), WholeFiles()]}
-            trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        check_trainer_arguments(options, self.model, self.datamodule)
+        place = run_folder(options.default_root_dir, self.config.config[-1], given)
+        with nullcontext() if options.fast_dev_run else place as folder:
+            config = self.parser.dump(self.config, skip_none=False)
+            self.parts = RunCallbacks(options, folder, self.task, self.config.save_every, config)
+            kwargs |= {"plugins": [*(options.plugins or []), WholeFiles()]} | self.parts.options_of_trainer(updates)
+            trainer = super().instantiate_trainer(**kwargs)
             self.datamodule.check(None, trainer.world_size)
         return trainer
 
 
 def main() -> None:
     quiet()
-    with mistakes_in_one_line("train.py", MisconfigurationException):
+    with mistakes_in_one_line("train.py", MisconfigurationException, ModuleNotFoundError):
         task = TASKS[chosen(arguments := completed(sys.argv[1:]))]
-        more: dict[str, Any] = {"args": arguments, "parser_kwargs": {"exit_on_error": False, "description": __doc__}}
-        more["save_config_kwargs"] = {"overwrite": True}  # in the folder of a run that goes on
-        run = TrainingRun(task.model, task.data, run=False, auto_configure_optimizers=False, **more)
-    with in_one_line("train.py", 1, OSError, FloatingPointError, MisconfigurationException):
+        more: dict[str, Any] = {"run": False, "auto_configure_optimizers": False, "save_config_callback": None}
+        more |= {"args": arguments, "parser_kwargs": {"exit_on_error": False, "description": __doc__}}
+        run = TrainingRun(task.model, task.data, parser_class=TrainingParser, **more)
+    with in_one_line("train.py", 1, OSError, FloatingPointError, MisconfigurationException), metrics_that_exist():
         run.trainer.fit(run.model, run.datamodule, ckpt_path=run.config.ckpt_path, weights_only=True)
-        run.teller.conclude(run.trainer, run.best, run.throughput.tokens_per_second)
+        run.parts.conclude(run.trainer)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ class Teller(pl.Callback):
         if not trainer.is_global_zero:
             return
         if not best.best_model_path:
-            print(f"no checkpoint was kept; {tokens_per_second:,.0f} tokens/s")
+            print(harmless(f"{last_alone(trainer)}\ntraining speed   {tokens_per_second:,.0f} tokens/s"))
             return
         assert best.best_model_score is not None  # as a best model was kept
         path = shortest(Path(best.best_model_path))
@@ -218,8 +218,8 @@ def plot(rows: list[Accuracy], path: Path) -> None:
 
 
 class ValidateAtTheEnd(pl.Callback):
-    """Lightning validates after a stop that is asked for, as max_time does, but not at max_steps, nor in an epoch that
-    check_val_every_n_epoch leaves out: this asks there."""
+    """Lightning validates after a stop that is asked for, as max_time does, but not at max_steps, nor at the end of a
+    last epoch that check_val_every_n_epoch or val_check_interval leaves out: this asks there."""
 
     def on_fit_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         """Who watches the time comes first."""
@@ -228,7 +228,8 @@ class ValidateAtTheEnd(pl.Callback):
     def on_train_batch_end(
         self, trainer: Any, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step == trainer.max_steps:
+        ends = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+        if trainer.global_step == trainer.max_steps or ends and not validates(trainer):
             trainer.should_stop = True
         if trainer.should_stop:
             trainer.check_val_every_n_epoch = 1
@@ -329,11 +330,23 @@ class LastCheckpoint(pl.Callback):
         return f"python train.py --ckpt_path {shlex.quote(str(shortest(self.path)))}"
 
 
+def last_alone(trainer: Any) -> str:
+    """The line about the checkpoint of a run without a best one."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, LastCheckpoint) and callback.path.exists():
+            return f"last checkpoint  {shortest(callback.path)} (no best.ckpt, as there was no validation)"
+    return "no checkpoint was written"
+
+
 def between_two_batches(trainer: Any) -> bool:
     """Whether the next thing that Lightning does is to train on the next batch, for another update."""
-    loop = trainer.fit_loop.epoch_loop
-    validates = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
-    return not (trainer.should_stop or trainer.is_last_batch or validates or loop._should_accumulate())
+    accumulates = trainer.fit_loop.epoch_loop._should_accumulate()
+    return not (trainer.should_stop or trainer.is_last_batch or validates(trainer) or accumulates)
+
+
+def validates(trainer: Any) -> bool:
+    """Whether Lightning validates after this batch."""
+    return bool(trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher))
 
 
 def loggers(folder: Path, updates: int) -> list[Any]:

@@ -47,6 +47,7 @@ class Classifier(Trained):
     Raises ValueError for options out of range.
     """
 
+    METRICS = (*Trained.METRICS, "val_accuracy", "val_f1")
     class_weights: Tensor | None
 
     def __init__(

@@ -69,6 +69,8 @@ class LanguageModel(Trained):
     nats per symbol, `train_bpc` and `val_bpc` in bits per symbol, `learning_rate`, and `grad_norm` before clipping.
     """
 
+    METRICS = (*Trained.METRICS, "train_bpc", "val_bpc")
+
     def __init__(
         self,
         vocab_size: int,

@@ -4,7 +4,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pytorch_lightning as pl
@@ -45,6 +45,7 @@ class Trained(pl.LightningModule):
     Raises ValueError for what cannot be trained with.
     """
 
+    METRICS: ClassVar[tuple[str, ...]] = ("train_loss", "val_loss", "learning_rate", "grad_norm", "tokens_per_second")
     recurrent: Recurrent
     random_states: Sequence[Sequence[Tensor]] = ()  # of each process, to go on with
     other_random_states: Sequence[Any] = ()  # of Python and NumPy

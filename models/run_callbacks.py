@@ -1,0 +1,71 @@
+"""The callbacks and loggers of a training run: the user's own, and those that write the files of its folder."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
+
+from models.callbacks import BestCheckpoint, LastCheckpoint, Progress, Throughput, ValidateAtTheEnd, loggers
+from models.training_arguments import as_list
+
+
+class RunCallbacks:
+    """The callbacks of one run, by what its options ask for.
+
+    Args:
+        options: the values of `--trainer`.
+        folder: of the run; None for a run that writes no file, as `--trainer.fast_dev_run` asks for.
+        task: what is trained, an entry of `tasks.TASKS`.
+        save_every: updates between two last.ckpt.
+        config: the text of config.yaml.
+
+    Attributes: `all`, the callbacks, in the order in which Lightning calls them.
+    """
+
+    def __init__(self, options: Any, folder: Path | None, task: Any, save_every: int, config: str) -> None:
+        self.options, self.folder = options, folder
+        self.throughput = Throughput()
+        given = as_list(options.callbacks)
+        self.all = [*given, ValidateAtTheEnd(), self.throughput]
+        if folder is not None:
+            self.reporter, self.best = task.teller(folder), BestCheckpoint(folder)
+            self.all += [self.reporter, ConfigFile(folder / "config.yaml", config)]
+            if options.enable_checkpointing is not False:
+                self.all += [self.best] if options.limit_val_batches != 0 else []
+                self.all += [LastCheckpoint(folder / "checkpoints/last.ckpt", save_every, config)]
+            self.all += task.more(folder)
+        if options.enable_progress_bar is not False and not any(isinstance(each, ProgressBar) for each in given):
+            self.all.append(Progress())
+
+    def options_of_trainer(self, updates: int) -> dict[str, Any]:
+        """What the Trainer is created with. Lightning would add a ModelCheckpoint of its own where there is none."""
+        checkpoints = any(isinstance(callback, ModelCheckpoint) for callback in self.all)
+        enabled = checkpoints and self.options.enable_checkpointing is not False
+        return {"callbacks": self.all, "enable_checkpointing": enabled, "logger": self.loggers(updates)}
+
+    def loggers(self, updates: int) -> Any:
+        """Those that `--trainer.logger` names, or else ours, of a run that has made so many updates."""
+        given = self.options.logger
+        if given is not None and given is not True:
+            return given
+        return loggers(self.folder, updates) if self.folder else False
+
+    def conclude(self, trainer: Any) -> None:
+        """Prints what the run came to. Raises OSError if its best checkpoint cannot be read."""
+        if self.folder is not None:
+            self.reporter.conclude(trainer, self.best, self.throughput.tokens_per_second)
+        elif trainer.is_global_zero:
+            print(f"fast_dev_run: training and validation ran on {trainer.max_steps} batches; no file was written")
+
+
+class ConfigFile(pl.Callback):
+    """Writes config.yaml into the folder of a run when training starts."""
+
+    def __init__(self, path: Path, config: str) -> None:
+        self.path, self.config = path, config
+
+    def on_fit_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(self.config, encoding="utf-8")

@@ -1,0 +1,21 @@
+"""The argument parser of train.py: Lightning's, with arguments of this project and suggestions for unknown options."""
+
+from typing import Literal
+
+from pytorch_lightning.cli import LightningArgumentParser
+
+from command_line import SuggestsOptions
+
+
+class TrainingParser(SuggestsOptions, LightningArgumentParser):
+    """The parser of `--trainer`, `--model` and `--data`."""
+
+
+def add_run_arguments(parser: LightningArgumentParser, tasks: tuple[str, ...]) -> None:
+    """Adds the arguments of a run itself, and this project's defaults for the Trainer."""
+    parser.add_argument("--ckpt_path", type=str | None, default=None, help="continue from this checkpoint")
+    parser.add_argument("--save_every", type=int, default=500, help="updates between two last.ckpt")
+    parser.add_argument(
+        "--task", type=Literal[tasks], default="write", help="write: a language model; classify: a classifier of texts"
+    )
+    parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.enable_model_summary": False})
