@@ -1,5 +1,6 @@
 """Any text as a LightningDataModule: read, split, encoded, and served as windows of contiguous streams."""
 
+import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -126,12 +127,17 @@ class TextDataModule(pl.LightningDataModule):
         return f"{name}: {len(training):,} symbols to train on, {len(held_out):,} held out, {self.vocab_size} different"
 
     def train_dataloader(self) -> Streams:
-        """On the GPU that trains, where there is room."""
+        """Windows cut on the GPU that trains, where there is room for the text, and else on the CPU."""
         streams = self.shard(self.train_streams)
         if self.trainer is None:
             return streams
         device = self.trainer.strategy.root_device
-        return streams.on(device) if streams.resident_bytes <= SHARE * free_memory(device) else streams
+        try:
+            return streams.on(device) if streams.resident_bytes <= SHARE * free_memory(device) else streams
+        except RuntimeError as error:  # a GPU may have less memory than it says, or not say it
+            reason = " ".join(str(error).split())[:200]
+            print(f"the text is not copied to the GPU, and read from the machine's memory: {reason}", file=sys.stderr)
+            return streams
 
     def val_dataloader(self) -> Streams:
         return self.shard(self.val_streams)

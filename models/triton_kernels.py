@@ -302,7 +302,8 @@ STEPS: dict[type[Cell], tuple[Any, Any]] = {
     LSTMCell: (lstm_step, lstm_step_back),
 }
 INTERPRETED = not isinstance(walk, triton.JITFunction)
-CAN_BE_HELD = 128 * 1024  # bytes of weights that a program can hold, of the 227 KB that a multiprocessor of an H100 has
+CAN_BE_HELD = 128 * 1024  # bytes of weights that a program can hold, with registers for all else that it computes
+SHARED = 227 * 1024  # bytes of shared memory that a program can have on an H100; others have 99 or 163 KB
 
 
 class Plan(NamedTuple):
@@ -318,16 +319,18 @@ class Plan(NamedTuple):
     warps: int
 
 
-def plan(B: int, H: int, G: int, size: int, at_once: int) -> Plan:
-    """For numbers of so many bytes, on a device that runs so many programs at once, as those at a counter must.
+def plan(B: int, H: int, G: int, size: int, at_once: int, shared: int = SHARED) -> Plan:
+    """For numbers of so many bytes, on a device that runs so many programs at once, as those at a counter must, each
+    with so many bytes of shared memory: there the weights lie that it holds, beside a tile of what they multiply.
 
     A program has all columns where it can hold their weights; else as few as can be, so that many work on a step.
     """
-    if H * size <= 256:
+    whole, tile = G * H * power_of_two(H) * size, 16 * power_of_two(H) * size
+    if H * size <= 256 and whole + tile <= shared:
         return Plan(16, power_of_two(H), power_of_two(H), True, "alone", 8)
     rows = power_of_two(min(B, 64))
     columns = next((n for n in (16, 32, 64) if blocks(B, rows) * blocks(H, n) <= at_once), 0)
-    if columns and G * H * columns * size <= CAN_BE_HELD:
+    if columns and G * H * columns * size <= min(CAN_BE_HELD, shared - rows * 256):
         return Plan(rows, columns, 256 // size, True, "counter", 4)
     return Plan(rows, columns or 32, 128 // size, False, "counter" if columns else "launch", 8 if columns == 64 else 4)
 
@@ -347,20 +350,36 @@ def take_steps(
 ) -> None:  # fmt: skip
     """Every step of a layer, from `read` (T + 1, B, ·) on, which is one of the tensors of `n` that they fill."""
     T, B, H, G = len(n.saved), read.shape[1], weight.shape[1], len(weight) // weight.shape[1]
-    at_once = torch.cuda.get_device_properties(weight.device).multi_processor_count if weight.is_cuda else 0
-    p = plan(B, H, G, weight.element_size(), at_once)
+    p = plan(B, H, G, weight.element_size(), *limits(weight.device))
     together, grid = p.meet == "counter", (blocks(B, p.rows), blocks(H, p.columns))
     counter = torch.zeros(grid[0], dtype=torch.int32, device=weight.device)
     sums = tl.float64 if weight.dtype == torch.float64 else tl.float32
-    precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
     launches = [(t, t + 1) for t in range(T)] if p.meet == "launch" else [(0, T)]
     with torch.cuda.device_of(weight):
         for first, last in launches:
             walk[grid](
                 step, isinstance(n, Forward), gate, act, n, real, read, weight, bias, counter,
-                first, last, T, B, H, G, sums, precision, p.rows, p.columns, p.depth, p.held, together,
+                first, last, T, B, H, G, sums, input_precision(), p.rows, p.columns, p.depth, p.held, together,
                 num_warps=p.warps, num_stages=3, enable_fp_fusion=True, launch_cooperative_grid=together,
             )  # fmt: skip
+
+
+def limits(device: torch.device) -> tuple[int, ...]:
+    """How many programs run at once at least, one on each multiprocessor; on a GPU also the bytes of shared memory that
+    each can have."""
+    if device.type != "cuda":
+        return (0,)
+    properties = torch.cuda.get_device_properties(device)
+    return properties.multi_processor_count, getattr(properties, "shared_memory_per_block_optin", SHARED)
+
+
+def input_precision() -> str:
+    """How `tl.dot` multiplies float32: as torch's products of matrices on GPUs do.
+
+    `torch.get_float32_matmul_precision` raises once a program has used `fp32_precision`, its successor; reading that
+    one is right after both.
+    """
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 def sum_dtype(of: Tensor) -> torch.dtype:

@@ -120,5 +120,21 @@ def test_the_training_part_is_on_the_device_where_it_takes_a_quarter_of_its_memo
     assert data.val_dataloader().device is None
 
 
+@pytest.mark.parametrize("fails", ["the copy", "the question how much memory is free"])
+def test_a_device_that_cannot_take_the_text_leaves_it_in_the_machine_s_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fails: str
+) -> None:
+    def fail(*given: Any) -> Any:
+        raise RuntimeError("CUDA error: out of\nmemory")
+
+    monkeypatch.setattr(text, "free_memory", fail if fails.startswith("the question") else lambda device: 10**9)
+    monkeypatch.setattr(text.Streams, "on", fail)
+    data = TextDataModule(write(tmp_path, bytes(range(50)) * 2), level="byte", batch_size=4, window=5)
+    data.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    assert data.train_dataloader().device is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("read from the machine's memory: CUDA error: out of memory")
+
+
 def test_windows_for_a_cpu_are_cut_where_the_text_is() -> None:
     assert text.free_memory(torch.device("cpu")) == 0

@@ -43,7 +43,7 @@ def shared(way: str, tile: int = TILE) -> Callable[..., Any]:
     """A plan for programs that meet in this way."""
     whole = way == "alone" or way == "counter" and DEVICE == "cpu"
 
-    def plan(B: int, H: int, G: int, size: int, at_once: int) -> Any:
+    def plan(B: int, H: int, G: int, size: int, *limits: int) -> Any:
         columns = max(tile, 1 << (H - 1).bit_length()) if whole else tile
         return kernels.Plan(tile, columns, tile, way == "alone", way, 4)
 
@@ -306,6 +306,30 @@ def test_the_plan_holds_weights_while_it_can_and_meets_only_where_all_are_at_onc
             p = kernels.plan(B, H, 4, 2, at_once=132)
             assert p.meet != "counter" or kernels.blocks(B, p.rows) * kernels.blocks(H, p.columns) <= 132
             assert p.meet != "alone" or p.columns >= H and p.depth >= H
+
+
+@pytest.mark.parametrize("shared", [64 * 1024, 99 * 1024, 163 * 1024])
+def test_the_plan_holds_no_more_than_shared_memory_can(shared: int) -> None:
+    """Of cards other than an H100, where a kernel that asks for more is not launched."""
+    for B, H, size in ((64, 128, 2), (64, 64, 4), (64, 256, 2), (128, 1024, 2), (64, 512, 4)):
+        p, whole = (kernels.plan(B, H, 4, size, 132, *given) for given in ([shared], []))
+        assert not p.held or (4 * H * p.columns + p.rows * p.depth) * size <= shared
+        assert p == whole or whole.held and p.meet == "counter"
+    assert kernels.plan(64, 256, 4, 2, 132, shared).held
+
+
+def test_float32_is_multiplied_as_torch_does_on_gpus_whoever_has_said_so() -> None:
+    """`torch.get_float32_matmul_precision` raises after both ways."""
+    before = torch.get_float32_matmul_precision()
+    try:
+        for legacy, expected in (("high", "tf32"), ("medium", "tf32"), ("highest", "ieee")):
+            torch.set_float32_matmul_precision(legacy)
+            assert kernels.input_precision() == expected
+        for precision in ("tf32", "ieee"):
+            torch.backends.cuda.matmul.fp32_precision = precision
+            assert kernels.input_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own forward-mode rules use it
