@@ -63,7 +63,11 @@ class Verdict:
         return {"right": 0, "wrong": 1, "could not run": 2}[self.status]
 
 
-def judge(request: Request, about: list[Question], answers: Answers) -> Verdict:
+Bugs = list[tuple[Mutant, list[Arrays]]]  # published bugs, each with its results of every case
+
+
+def judge(request: Request, about: list[Question], answers: Answers, bugs: Bugs | None = None) -> Verdict:
+    """Compares the answers with the truth. `bugs` are `known_bugs(request.cell, about)`, where they are computed already."""
     if answers.problem:
         said = f"Wrong: {answers.problem}." if answers.is_wrong else answers.problem
         return Verdict("wrong" if answers.is_wrong else "could not run", said)
@@ -77,7 +81,7 @@ def judge(request: Request, about: list[Question], answers: Answers) -> Verdict:
         return Verdict("right", sentence + reservations(about, answers), rows)
     sentence, likeness = place(request, about, answers, rows), None
     if all(row.right for row in rows if not row.name.startswith("d.")):
-        likeness = likest(request.cell, about, answers)
+        likeness = likest(about, answers, known_bugs(request.cell, about) if bugs is None else bugs)
     if likeness:
         sentence += f" It looks like {likeness.mutant.name} (cosine {likeness.cosine:.2f}): {likeness.mutant.sentence}"
     return Verdict("wrong", sentence, rows, likeness)
@@ -282,7 +286,17 @@ def steps_of(flags: Array) -> str:
     return f"at step{'s' * (len(wrong) > 1)} {', '.join(map(str, wrong))} of 0 to {len(flags) - 1}"
 
 
-def likest(cell: str, about: list[Question], answers: Answers) -> Likeness | None:
+def known_bugs(cell: str, about: list[Question]) -> Bugs:
+    """What each published bug that a stack of this cell can have makes of every case."""
+    found = []
+    for mutant in MUTANTS:
+        if mutant.scope == "layers" and mutant.cell in ("", cell):
+            with applied(mutant):
+                found.append((mutant, [by_hand(each.case, np.copy) for each in about]))
+    return found
+
+
+def likest(about: list[Question], answers: Answers, bugs: Bugs) -> Likeness | None:
     """The published bug whose residual, over all cases and gradients given, is the most parallel to the candidate's."""
 
     def residual(results: list[Arrays]) -> Array:
@@ -299,12 +313,10 @@ def likest(cell: str, about: list[Question], answers: Answers) -> Likeness | Non
     if not np.isfinite(theirs).all():
         return None
     found = []
-    for mutant in MUTANTS:
-        if mutant.scope == "layers" and mutant.cell in ("", cell):
-            with applied(mutant):
-                known = residual([by_hand(each.case, np.copy) for each in about])
-            norms = float(np.linalg.norm(known) * np.linalg.norm(theirs))
-            if norms:  # and so they are of one length
-                found.append(Likeness(mutant, float(known @ theirs) / norms))
+    for mutant, results in bugs:
+        known = residual(results)
+        norms = float(np.linalg.norm(known) * np.linalg.norm(theirs))
+        if norms:  # and so they are of one length
+            found.append(Likeness(mutant, float(known @ theirs) / norms))
     best = max(found, key=lambda likeness: likeness.cosine, default=None)
     return best if best and best.cosine >= SURE else None

@@ -1,5 +1,6 @@
 """The checker of strangers is checked: bugs are found, and named by the final gradients alone; what is right passes."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -8,15 +9,15 @@ import pytest
 from bptt.arithmetic import sigmoid
 from bptt.cells import CELLS
 from bptt.verify.candidates import dictionary_results
-from bptt.verify.cases import Arrays, by_hand
+from bptt.verify.cases import Arrays
 from bptt.verify.matrix import cells_of
-from bptt.verify.mutants import MUTANTS, applied
+from bptt.verify.mutants import MUTANTS
 from bptt.verify.trials import Answers, Question, Request, questions
-from bptt.verify.verdict import Verdict, judge
+from bptt.verify.verdict import Bugs, Verdict, judge, known_bugs
 
 
-def verdict_on(request: Request, about: list[Question], results: list[Arrays]) -> Verdict:
-    return judge(request, about, Answers([{"first": result} for result in results]))
+def verdict_on(request: Request, about: list[Question], results: list[Arrays], bugs: Bugs) -> Verdict:
+    return judge(request, about, Answers([{"first": result} for result in results]), bugs)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -26,15 +27,13 @@ def test_every_published_bug_is_found_and_named_by_the_final_gradients(cell: str
     request, named, seen = Request("", cell, layers=layers), 0, 0
     for seed in range(2):
         about = questions(request, quick=seed == 1, seed=seed)
-        for mutant in MUTANTS:
-            if mutant.scope != "layers" or cell not in cells_of(mutant):
-                continue
-            with applied(mutant):
-                results = [by_hand(each.case, np.copy) for each in about]
+        bugs = known_bugs(cell, about)
+        assert [mutant for mutant, _ in bugs] == [m for m in MUTANTS if m.scope == "layers" and cell in cells_of(m)]
+        for mutant, results in bugs:
             if all(np.array_equal(r[n], each.truth[n]) for each, r in zip(about, results, strict=True) for n in r):
                 assert mutant.name == "wrong-layer" and layers == 1
                 continue
-            found, seen = verdict_on(request, about, results), seen + 1
+            found, seen = verdict_on(request, about, results, bugs), seen + 1
             assert found.status == "wrong", mutant.name
             named += found.likeness is not None and found.likeness.mutant is mutant
             assert found.likeness or "under a wrong name" in found.sentence
@@ -48,12 +47,10 @@ def test_in_bfloat16_hardly_a_bug_hides_in_the_rounding(cell: str) -> None:
     for layers in (1, 2):
         request = Request("", cell, dtype="bfloat16", layers=layers)
         about = questions(request)
-        for mutant in MUTANTS:
-            unseen = mutant.name in ("wrong-layer", "lstm-wrong-c") or mutant.scope != "layers"
-            if cell in cells_of(mutant) and not unseen:
-                with applied(mutant):
-                    results = [by_hand(each.case, np.copy) for each in about]
-                assert verdict_on(request, about, results).status == "wrong", mutant.name
+        bugs = known_bugs(cell, about)
+        for mutant, results in bugs:
+            if mutant.name not in ("wrong-layer", "lstm-wrong-c"):
+                assert verdict_on(request, about, results, bugs).status == "wrong", mutant.name
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -66,13 +63,18 @@ def test_nothing_that_is_right_is_called_wrong(cell: str) -> None:
         layout = {"gates": gates, "one_bias": bool(number % 2), "transposed": bool(number // 2 % 2)}
         dtype = ("float64", "float32")[number // 4 % 2]
         request = Request("", cell, dtype=dtype, layout=layout)
-        about = questions(request, quick=True, seed=number)
+        about = cases_of(cell, dtype, bool(number % 2), seed=number // 8)
         variant = Variant(cell, gates, layout["transposed"], np.random.default_rng(number))
         asked = {"cell": cell, "layers": 1, "dtype": dtype, "layout": layout}
         given = [each.case.inputs | each.case.parameters | each.case.cotangents for each in about]
         answers = Answers([dictionary_results(variant, case, asked) for case in given])
         found = judge(request, about, answers)
         assert found.status == "right", (number, found.sentence)
+
+
+@cache
+def cases_of(cell: str, dtype: str, one_bias: bool, seed: int) -> list[Question]:
+    return questions(Request("", cell, dtype=dtype, layout={"one_bias": one_bias}), quick=True, seed=seed)
 
 
 class Variant:
