@@ -1,29 +1,31 @@
 """Calls an implementation that nobody here has seen: a torch module or function, a NumPy function, or any program.
 
-It does so in a process of its own, `python -m bptt.verify.candidates FOLDER`, so that what crashes, hangs or prints
-does it there. `trials.py` writes the folder and reads what comes of it. This is the one place in the room that knows
-torch, inside the functions that call a torch candidate.
+It does so in a process of its own, `python -m bptt.verify.candidates`, so that what crashes, hangs or prints does it
+there. `trials.py` sends the request and the cases to its standard input, and reads the answers from its standard output
+(`messages.py`). This is the one module of `bptt` that knows torch, inside the functions that call a torch candidate.
 """
 
 import importlib
 import importlib.util
 import inspect
-import json
 import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from bptt.arithmetic import Array
 from bptt.cells import CELLS
 from bptt.verify.cases import Arrays
 from bptt.verify.layouts import Layout, declared
+from bptt.verify.messages import KEY_BYTES, Sender, received
 from bptt.verify.vector_files import parse_text, text
 
 EXPECTED = {
@@ -34,6 +36,9 @@ EXPECTED = {
 }
 
 
+LARGEST_RESULT = 1 << 22  # numbers; results of the checker's cases have a few hundred
+LARGEST_FILE = 1 << 26  # bytes
+LONGEST_MESSAGE = 1000  # characters
 TORCH_NAMES, OUR_NAMES = "{name}_l{layer}", "cells.{layer}.{name}"
 
 
@@ -303,7 +308,7 @@ def dictionary_run(call: Callable[[Arrays], Any], given: Arrays, layout: Layout,
         raise WrongAnswer("it changes its inputs in place")
     asked = {"output", *(f"d.{name}" for name in given), *(name[2:] for name in given if name.startswith("d.final"))}
     known = {
-        name: np.asarray(value, np.float64)
+        name: as_floats(name, value)
         for name, value in answer.items()
         if name in asked or name.startswith(("d.layer.", "layer."))
     }
@@ -311,6 +316,27 @@ def dictionary_run(call: Callable[[Arrays], Any], given: Arrays, layout: Layout,
     results = {name: value for name, value in known.items() if not name.startswith("d.cells.")}
     unknown = {f"unknown:{name}": np.zeros(0) for name in answer.keys() - known.keys()}
     return unknown | results | back_from(layout, layers, gradients, given, OUR_NAMES)
+
+
+def as_floats(name: str, value: Any) -> Array:
+    """A result as an array. Raises WrongAnswer for what is none."""
+    try:
+        array = np.asarray(value)
+        if array.size > LARGEST_RESULT:
+            raise WrongAnswer(f"{name} has shape {array.shape}, which is more than any result has")
+        if array.dtype.kind not in "USmMc":  # text, times and complex numbers
+            return np.asarray(array, np.float64)
+    except WrongAnswer:
+        raise
+    except Exception:  # rows of several lengths, None, objects
+        pass
+    raise WrongAnswer(f"{name} is {described(value)}, where an array of real numbers is due")
+
+
+def described(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype.name}"
+    return f"a {type(value).__name__}"
 
 
 def program_results(command: str, folder: Path, case: Arrays, request: dict[str, Any]) -> dict[str, Arrays]:
@@ -336,65 +362,116 @@ def program_results(command: str, folder: Path, case: Arrays, request: dict[str,
 
 
 def program_run(words: list[str], target: Path) -> Arrays:
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise CannotRun(f"{words[0]}: {error.strerror}; give a program that can be executed") from None
-    if done.returncode:
-        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise CannotRun(f"{words[0]} ended with exit code {done.returncode}: {last}")
+    with tempfile.TemporaryFile() as printed:
+        code = exit_code(words, printed)
+        last = last_line(printed)
+    if code:
+        raise CannotRun(f"{words[0]} ended with exit code {code}: {last or 'no message'}")
     if not target.is_file():
         raise CannotRun(f"{words[0]} wrote no file to {{out}}: give it {{case}} and {{out}} as arguments")
+    if target.stat().st_size > LARGEST_FILE:
+        raise CannotRun(f"{words[0]} wrote {target.stat().st_size} bytes, where {LARGEST_FILE} are more than enough")
     try:
         _, found = parse_text(target.read_text(encoding="utf-8"))
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, OverflowError, OSError) as error:
         raise CannotRun(f"{words[0]} wrote a broken file: {error}") from None
     return {name.split(":")[-1]: value for name, value in found.items()}
 
 
-def answers(folder: Path, request: dict[str, Any]) -> None:
-    """Every case of the folder, each leaving N.out.npz; or one file that says why not."""
+def exit_code(words: list[str], printed: IO[bytes]) -> int:
+    """Runs the program. Its output goes to a file: a process that it leaves behind could hold a pipe open."""
+    try:
+        return subprocess.run(
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=printed, check=False
+        ).returncode
+    except (OSError, ValueError) as error:  # ValueError: a zero byte among the words
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise CannotRun(f"{words[0]}: {reason}; give a program that can be executed") from None
+
+
+def last_line(printed: IO[bytes]) -> str:
+    printed.seek(max(0, printed.seek(0, os.SEEK_END) - LONGEST_MESSAGE))
+    return (printed.read().decode("utf-8", "replace").strip().splitlines() or [""])[-1]
+
+
+def respond(request: dict[str, Any], cases: Iterable[Arrays], report: Callable[[dict[str, Arrays]], None]) -> Any:
+    """Reports the candidate's results of every case, by way of running it. Returns what ended that before the last
+    case, as `kind` and `message`, or None."""
+    try:
+        with redirect_stdout(sys.stderr):
+            answers(request, cases, report)
+    except (CannotRun, WrongAnswer) as error:
+        return {"kind": type(error).__name__, "message": shortened(str(error))}
+    except BaseException as error:  # whatever a candidate's code may raise
+        return {"kind": "CannotRun", "message": shortened(said(error, request["target"]))}
+    return None
+
+
+def answers(request: dict[str, Any], cases: Iterable[Arrays], report: Callable[[dict[str, Arrays]], None]) -> None:
     candidate: Any = None if request["program"] else load(request["target"])
     kind = "program" if request["program"] else kind_of(candidate)
     if kind == "numpy function" and request["dtype"] not in ("float64", "float32"):
         raise CannotRun(f"NumPy has no {request['dtype']}: choose float64 or float32")
     if not kind.startswith("torch") and request["device"] != "cpu":
         raise CannotRun(f"--device {request['device']} is for torch: a {kind} runs where it runs")
-    for number in range(request["cases"]):
-        with np.load(folder / f"{number}.npz") as file:
-            case = dict(file)
+    for case in cases:
         if kind == "program":
-            found = program_results(request["target"], folder, case, request)
+            report(program_results(request["target"], Path(request["folder"]), case, request))
         elif kind == "numpy function":
-            found = dictionary_results(candidate, case, request)
+            report(dictionary_results(candidate, case, request))
         else:
-            found = torch_results(candidate, kind, case, request)
-        runs = {f"{way}>{name}": value for way, of in found.items() for name, value in of.items()}
-        np.savez(folder / "unfinished.npz", ways=np.array(list(found)), **runs)  # type: ignore[arg-type]
-        os.replace(folder / "unfinished.npz", folder / f"{number}.out.npz")
+            report(torch_results(candidate, kind, case, request))
 
 
 def said(error: BaseException, target: str) -> str:
     """One line: what was raised, and the last line of the candidate's own file on the way there."""
+    if isinstance(error, SystemExit):
+        return (
+            f"it ends the process with exit code {error.code if isinstance(error.code, int) else int(bool(error.code))}"
+        )
     frames = traceback.extract_tb(error.__traceback__)
     own = [f"{Path(f.filename).name}, line {f.lineno}" for f in frames if f.filename == target.rpartition(":")[0]]
     place = f" ({own[-1]})" if own and not isinstance(error, SyntaxError) else ""
-    return f"it raises {type(error).__name__}: {(str(error).splitlines() or [''])[0]}{place}"
-
-
-def main(folder: Path) -> None:
-    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     try:
-        with redirect_stdout(sys.stderr):
-            answers(folder, request)
-    except (CannotRun, WrongAnswer) as error:
-        problem = {"kind": type(error).__name__, "message": str(error)}
-    except BaseException as error:  # whatever a stranger's code may raise
-        problem = {"kind": "CannotRun", "message": said(error, request["target"])}
-    else:
-        return
-    (folder / "problem.json").write_text(json.dumps(problem), encoding="utf-8")
+        message = (str(error).splitlines() or [""])[0]
+    except Exception:  # an error that cannot be printed
+        message = ""
+    return f"it raises {type(error).__name__}: {message}{place}"
+
+
+def shortened(message: str) -> str:
+    return message if len(message) <= LONGEST_MESSAGE else message[:LONGEST_MESSAGE] + " …"
+
+
+def private_streams() -> tuple[IO[bytes], IO[bytes]]:
+    """The standard input and output of this process, which from then on are empty, for a candidate that uses them."""
+    streams = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    os.dup2(nowhere, 1)
+    return streams
+
+
+def main() -> None:
+    source, target = private_streams()
+    key = source.read(KEY_BYTES)
+    first, *others = received(source.read, key)
+    source.close()
+
+    def write(content: bytes) -> None:
+        target.write(content)
+        target.flush()
+
+    sender = Sender(write, key)
+
+    def report(found: dict[str, Arrays]) -> None:
+        runs = {f"{way}>{name}": value for way, of in found.items() for name, value in of.items()}
+        sender.send({"ways": list(found)}, runs)
+
+    problem = respond(first.content, [message.arrays for message in others], report)
+    sender.send({"end": problem})
+    os._exit(0)  # whatever threads and exit handlers the candidate has left
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

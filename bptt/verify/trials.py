@@ -1,11 +1,10 @@
 """Puts a candidate to the question: the cases, a process of its own with a time limit, and what came back."""
 
-import json
-import os
-import signal
-import subprocess
+import io
+import secrets
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +15,15 @@ from bptt.arithmetic import Array
 from bptt.cells import CELLS
 from bptt.layers import Recurrent
 from bptt.verify.bounds import FORMATS, Bounded
+from bptt.verify.candidates import respond
 from bptt.verify.cases import Arrays, Case, Sizes, by_hand, exact_points
 from bptt.verify.layouts import declared
+from bptt.verify.messages import KEY_BYTES, Message, Sender, Unreadable
+from bptt.verify.processes import Supervised
 from bptt.verify.sequences import sequence_bounds
 from bptt.verify.smooth_cases import random_layers
 from bptt.verify.vector_files import intermediates, read
 
-ROOT = Path(__file__).parents[2]
 SHORT, SHORT_DEEP = Sizes(T=3, B=2, I=3, H=3), Sizes(T=2, B=2, I=2, H=2, L=2)
 IN_EIGHT_BITS = {  # cases, and seeds, that hardly a published bug leaves as they are: a test counts them
     ("rnn", 1): (SHORT, 353), ("gru", 1): (SHORT, 43), ("lstm", 1): (SHORT, 171),
@@ -136,50 +137,84 @@ def question(name: str, case: Case, request: Request) -> Question:
 
 
 def ask(request: Request, about: list[Question], time_limit: float) -> Answers:
-    """Runs the candidate on every case in a process of its own."""
-    with tempfile.TemporaryDirectory(prefix="candidate-") as name:
-        folder = Path(name)
-        for number, each in enumerate(about):
-            given = each.case.inputs | each.case.parameters | each.case.cotangents
-            np.savez(folder / f"{number}.npz", **given)  # type: ignore[arg-type]
-        (folder / "request.json").write_text(json.dumps({**asdict(request), "cases": len(about)}), encoding="utf-8")
-        problem, is_wrong = outcome(folder, time_limit)
-        runs = [answer for number in range(len(about)) if (answer := read_answer(folder / f"{number}.out.npz"))]
-        if not problem and len(runs) < len(about):
-            problem = "it ends the process before it has answered"
-        on = f"case {about[len(runs)].name!r}: " if problem and 0 < len(runs) < len(about) else ""
-        return Answers(runs, on + problem if problem else "", is_wrong)
+    """Runs the candidate on every case in a process of its own, and ends all processes that it has started."""
+    with tempfile.TemporaryDirectory(prefix="candidate-", ignore_cleanup_errors=True) as folder:
+        key = secrets.token_bytes(KEY_BYTES)
+        content = io.BytesIO()
+        sender = Sender(content.write, key)
+        content.write(key)
+        sender.send({**asdict(request), "folder": folder})
+        for each in about:
+            sender.send({}, given(each))
+        command = [sys.executable, "-m", "bptt.verify.candidates"]
+        process = Supervised(command, content.getvalue(), key, time_limit)
+        try:
+            return collected(process.events(), about)
+        finally:
+            process.end()
 
 
-def read_answer(path: Path) -> dict[str, Arrays]:
-    found: dict[str, Arrays] = {}
-    if path.is_file():
-        with np.load(path) as file:
-            found = {str(way): {} for way in file["ways"]}
-            for way, _, name in (each.partition(">") for each in file.files if each != "ways"):
-                found[way][name] = file[f"{way}>{name}"]
+def ask_here(request: Request, about: list[Question]) -> Answers:
+    """The same in this process, for a candidate that is trusted."""
+    runs: list[dict[str, Arrays]] = []
+    return answers_of(runs, respond({**asdict(request), "folder": ""}, map(given, about), runs.append), about)
+
+
+def given(each: Question) -> Arrays:
+    return each.case.inputs | each.case.parameters | each.case.cotangents
+
+
+def collected(events: Iterator[Message | Unreadable | str], about: list[Question]) -> Answers:
+    """The answers among what happens to a candidate's process."""
+    runs: list[dict[str, Arrays]] = []
+    for event in events:
+        if isinstance(event, str):
+            return answers_of(runs, cannot_run(event), about)
+        try:
+            if isinstance(event, Unreadable):
+                raise event
+            if "end" in event.content:
+                return answers_of(runs, problem_of(event, complete=len(runs) == len(about)), about)
+            if len(runs) == len(about):
+                raise Unreadable("there are more of them than cases")
+            runs.append(ways_of(event))
+        except Unreadable as error:
+            return answers_of(runs, cannot_run(f"its answers cannot be read: {error}"), about)
+    return answers_of(runs, cannot_run("it does not end, and cannot be stopped"), about)
+
+
+def ways_of(message: Message) -> dict[str, Arrays]:
+    """The results by way of running the candidate. Raises Unreadable where that is not what a message holds."""
+    ways = message.content.get("ways")
+    if not isinstance(ways, list) or "first" not in ways or not all(isinstance(way, str) for way in ways):
+        raise Unreadable("a message has no results")
+    found: dict[str, Arrays] = {way: {} for way in ways}
+    for full_name, array in message.arrays.items():
+        way, _, name = full_name.partition(">")
+        if way not in found or array.dtype != np.float64:
+            raise Unreadable(f"a message has {full_name!r}, of {array.dtype}")
+        found[way][name] = array
     return found
 
 
-def outcome(folder: Path, time_limit: float) -> tuple[str, bool]:
-    """Runs the folder's request; what went wrong, and whether that is an answer."""
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "bptt.verify.candidates", str(folder)]
-    with subprocess.Popen(
-        command, env={**os.environ, "PYTHONPATH": path}, start_new_session=True, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as child:  # fmt: skip
-        try:
-            child.wait(time_limit)
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
-            return f"it does not end: stopped after {time_limit:g} s", False
-    if (folder / "problem.json").is_file():
-        problem = json.loads((folder / "problem.json").read_text(encoding="utf-8"))
-        return problem["message"], problem["kind"] == "WrongAnswer"
-    if child.returncode < 0:
-        return f"it crashes: {signal.Signals(-child.returncode).name}", False
-    return (f"it ends the process with exit code {child.returncode}", False) if child.returncode else ("", False)
+def problem_of(message: Message, complete: bool) -> dict[str, str] | None:
+    problem = message.content["end"]
+    if problem is None:
+        return None if complete else cannot_run("it ends the process before it has answered")
+    if not isinstance(problem, dict) or not all(isinstance(problem.get(key), str) for key in ("kind", "message")):
+        raise Unreadable("a message has no problem")
+    return problem
+
+
+def cannot_run(message: str) -> dict[str, str]:
+    return {"kind": "CannotRun", "message": message}
+
+
+def answers_of(runs: list[dict[str, Arrays]], problem: dict[str, str] | None, about: list[Question]) -> Answers:
+    if problem is None:
+        return Answers(runs)
+    on = f"case {about[len(runs)].name!r}: " if 0 < len(runs) < len(about) else ""
+    return Answers(runs, on + problem["message"], problem["kind"] == "WrongAnswer")
 
 
 def gate_blocks(cell: str, array: Array) -> dict[str, Array]:

@@ -67,7 +67,7 @@ Bugs = list[tuple[Mutant, list[Arrays]]]  # published bugs, each with its result
 
 
 def judge(request: Request, about: list[Question], answers: Answers, bugs: Bugs | None = None) -> Verdict:
-    """Compares the answers with the truth. `bugs` are `known_bugs(request.cell, about)`, where they are computed already."""
+    """Compares the answers with the truth. `bugs`: `known_bugs(request.cell, about)`, if computed already."""
     if answers.problem:
         said = f"Wrong: {answers.problem}." if answers.is_wrong else answers.problem
         return Verdict("wrong" if answers.is_wrong else "could not run", said)
