@@ -19,13 +19,15 @@ from models.training import Trained
 
 
 class Task(NamedTuple):
-    """`linked` are the model's arguments that the data knows; `teller` is made with the run's folder."""
+    """`linked` are the model's arguments that the data knows. `teller`, and callbacks that work before and after the
+    last checkpoint is written, are made with the run's folder."""
 
     model: type[Trained]
     data: type[LightningDataModule]
     linked: tuple[str, ...]
     teller: Callable[[Path], Teller]
-    more: Callable[[Path], list[Any]] = lambda folder: []  # callbacks
+    before: Callable[[Path], list[Any]] = lambda folder: []
+    after: Callable[[Path], list[Any]] = lambda folder: []
 
 
 TASKS = {
@@ -34,7 +36,8 @@ TASKS = {
         TextDataModule,
         ("vocab_size",),
         lambda folder: Samples(folder / "samples.txt"),
-        lambda folder: [SuggestionAccuracy(folder / "suggestions.png"), GradientFlow(folder / "flow.npz")],
+        lambda folder: [GradientFlow(folder / "flow.npz")],
+        lambda folder: [SuggestionAccuracy(folder / "suggestions.png")],
     ),
     "classify": Task(Classifier, LabelledDataModule, ("vocab_size", "num_classes", "class_weights"), Verdicts),
 }

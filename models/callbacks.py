@@ -138,6 +138,18 @@ class Samples(Teller):
     def __init__(self, path: Path, length: int = 500, shown: int = 200, temperature: float = 0.8) -> None:
         super().__init__(path.parent)
         self.path, self.length, self.shown, self.temperature = path, length, shown, temperature
+        self.size: int | None = None  # bytes of the file when the checkpoint was written that this run continues from
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"size": self.path.stat().st_size if self.path.exists() else 0}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.size = state_dict["size"]
+
+    def on_fit_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
+        """Samples of later validations come again."""
+        if trainer.is_global_zero and self.size is not None and self.path.exists():
+            os.truncate(self.path, min(self.size, self.path.stat().st_size))
 
     def tell(self, when: str, metrics: dict[str, float], trainer: Any, model: Any) -> None:
         text = self.draw(trainer.datamodule.tokenizer, model)
@@ -175,25 +187,45 @@ class Verdicts(Teller):
 
 class SuggestionAccuracy(pl.Callback):
     """At the end of training, how often the word that the held-out text goes on with is suggested: a table on the
-    terminal, `suggested_top{k}_typed{n}` for the loggers, and a plot. Nothing where there is no text of words."""
+    terminal, `suggested_top{k}_typed{n}` for the loggers, and a plot. Nothing where there is no text of words.
+
+    It takes a while, and comes after last.ckpt is written. A run that was killed meanwhile makes up for it when it is
+    continued, although there is nothing left to train.
+    """
 
     def __init__(self, path: Path, positions: int = 200) -> None:
         self.path, self.positions = path, positions
+        self.trained = False
 
     def on_train_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
+        self.trained = True
+        if trainer.is_global_zero:
+            self.measure(trainer, pl_module, logged=False)
+
+    def on_fit_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
+        if self.trained or not trainer.is_global_zero:
+            return
+        files = [logger for logger in trainer.loggers if isinstance(logger, Metrics)]
+        logged = all(logger.has("suggested_", trainer.global_step - 1) for logger in files)
+        if trainer.global_step and not (logged and self.path.exists()):
+            self.measure(trainer, pl_module, logged)
+
+    def measure(self, trainer: Any, pl_module: pl.LightningModule, logged: bool) -> None:
         text = getattr(trainer.datamodule, "held_out_excerpt", "")
-        if not text or not trainer.is_global_zero:
+        if not text:
             return
         pl_module.eval()
         rows = accuracy(Suggester(pl_module, trainer.datamodule.tokenizer), text, self.positions)
         pl_module.train()
-        if rows:
-            for logger in trainer.loggers:
-                shares = {f"suggested_top{k}_typed{row.typed}": share for row in rows for k, share in row.top.items()}
-                logger.log_metrics(shares, trainer.global_step - 1)  # as what is logged of the last update
-            print(f"{table(rows)}\n", flush=True)
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            plot(rows, self.path)
+        if not rows:
+            return
+        shares = {f"suggested_top{k}_typed{row.typed}": share for row in rows for k, share in row.top.items()}
+        for logger in [] if logged else trainer.loggers:
+            logger.log_metrics(shares, trainer.global_step - 1)  # as what is logged of the last update
+            logger.save()
+        print(f"{table(rows)}\n", flush=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        plot(rows, self.path)
 
 
 def table(rows: list[Accuracy]) -> str:
@@ -214,7 +246,9 @@ def plot(rows: list[Accuracy], path: Path) -> None:
     axes.set(xlabel="letters typed", ylabel="share of words suggested", ylim=(0, 1), xticks=[row.typed for row in rows])
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=150)
+    beside = path.with_name(path.name + ".part")
+    figure.savefig(beside, dpi=150, format="png")
+    put_in_place(beside, path)
 
 
 class ValidateAtTheEnd(pl.Callback):

@@ -139,6 +139,7 @@ MODEL_CHECKPOINT = fields(
 OF_CALLBACKS: dict[str, Rule] = {
     "Throughput": fields({"tokens": whole(), "seconds": RATE}, others=scalar),
     "GradientFlow": GRADIENT_FLOW,
+    "Samples": fields({"size": whole()}),
 }
 SPLIT = fields(
     {"type": one_of("Split"), "pattern": fields({"Regex": text(1000)}), "behavior": one_of("Isolated"),

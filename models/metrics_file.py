@@ -32,6 +32,13 @@ class Metrics(CSVLogger):
             self._experiment = Rows(self.log_dir, self.updates)
         return self._experiment
 
+    def has(self, prefix: str, step: int) -> bool:
+        """Whether the file has a value of that step in a column whose name begins so."""
+        _, rows, _ = read_rows(Path(self.log_dir) / "metrics.csv")
+        return any(
+            value and name.startswith(prefix) for row in rows if int(row["step"]) == step for name, value in row.items()
+        )
+
 
 class Rows(ExperimentWriter):
     """The rows of metrics.csv. The file is complete at every moment, but for the last line while it is appended."""

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 
 from models.callbacks import BestCheckpoint, LastCheckpoint, Progress, Throughput, ValidateAtTheEnd, loggers
+from models.checkpoint_files import put_in_place
 from models.training_arguments import as_list
 
 
@@ -30,11 +31,11 @@ class RunCallbacks:
         self.all = [*given, ValidateAtTheEnd(), self.throughput]
         if folder is not None:
             self.reporter, self.best = task.teller(folder), BestCheckpoint(folder)
-            self.all += [self.reporter, ConfigFile(folder / "config.yaml", config)]
+            self.all += [self.reporter, ConfigFile(folder / "config.yaml", config), *task.before(folder)]
             if options.enable_checkpointing is not False:
                 self.all += [self.best] if options.limit_val_batches != 0 else []
                 self.all += [LastCheckpoint(folder / "checkpoints/last.ckpt", save_every, config)]
-            self.all += task.more(folder)
+            self.all += task.after(folder)
         if options.enable_progress_bar is not False and not any(isinstance(each, ProgressBar) for each in given):
             self.all.append(Progress())
 
@@ -60,7 +61,7 @@ class RunCallbacks:
 
 
 class ConfigFile(pl.Callback):
-    """Writes config.yaml into the folder of a run when training starts."""
+    """Writes config.yaml into the folder of a run when training starts. The file is complete at every moment."""
 
     def __init__(self, path: Path, config: str) -> None:
         self.path, self.config = path, config
@@ -68,4 +69,6 @@ class ConfigFile(pl.Callback):
     def on_fit_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(self.config, encoding="utf-8")
+            beside = self.path.with_name(self.path.name + ".part")
+            beside.write_text(self.config, encoding="utf-8")
+            put_in_place(beside, self.path)

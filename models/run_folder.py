@@ -44,6 +44,8 @@ def run_folder(root: str | None, config: Any, ckpt_path: str | None) -> Iterator
     created = [path for path in (parent, *parent.parents) if not path.exists()]
     folder = existing or claim_version(parent)
     lock(folder)
+    for rest in (*folder.glob("*.part"), *folder.glob("checkpoints/*.ckpt.*")):  # of a process that was killed
+        rest.unlink()
     try:
         yield shortest(folder)
     except BaseException:

@@ -14,11 +14,12 @@ import torch
 import yaml
 
 import train
+from benchmarks import kills
 from benchmarks.kills import equal, left, runs
 from models import run_folder
 from models.callbacks import LastCheckpoint, Throughput
 from models.checkpoints import WholeFiles, read_checkpoint
-from models.metrics_file import Metrics
+from models.metrics_file import Metrics, read_rows
 
 # Of what Lightning's command line calls in jsonargparse; and what forkserver is told of threads that torch has.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -47,12 +48,14 @@ SETTINGS = {
     "accumulates": {**WRITES, "trainer": {**TRAINER, "accumulate_grad_batches": 3}},
     "counts updates": {**WRITES, "trainer": {**TRAINER, "max_epochs": -1, "max_steps": 14}},
 }
+WORDS = {**WRITES, "data": {**WRITES["data"], "path": "words.txt", "val_fraction": 0.5}}
 LAST = "runs/tiny/version_0/checkpoints/last.ckpt"
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "text.txt").write_text("0123456789 9876543210\n" * 30, encoding="utf-8")
+    (tmp_path / "words.txt").write_text("so it goes on and on, " * 40, encoding="utf-8")
     (tmp_path / "table.csv").write_text("text,label\n" + "It is good!,good\nIt isn't,bad\nIt is,none\n" * 15)
     monkeypatch.chdir(tmp_path)
     before = torch.get_float32_matmul_precision()
@@ -165,7 +168,7 @@ def test_options_beside_the_checkpoint_override(folder: Path, monkeypatch: pytes
         with pytest.raises(SystemExit):
             start({**WRITES, "model": {**WRITES["model"], "schedule": "constant"}}, monkeypatch)
     call(monkeypatch, "--ckpt_path", LAST, "--model.learning_rate", "0.5", "--model.weight_decay", "0.25")
-    rates = [row["learning_rate"] for row in left(folder)["metrics.csv"] if row["learning_rate"]]
+    rates = [row["learning_rate"] for row in left(folder)["metrics.csv"] if "learning_rate" in row]
     assert [float(rate) for rate in rates] == pytest.approx([2e-3] * 5 + [0.5] * 11)  # logged in float32
     (group,) = read_checkpoint(LAST)["optimizer_states"][0]["param_groups"]
     assert group["weight_decay"] == 0.25
@@ -184,6 +187,41 @@ def test_a_finished_run_has_nothing_to_do_and_goes_on_for_more_epochs(
     assert capsys.readouterr().out == "best checkpoint" + end and equal(left(folder), before)
     call(monkeypatch, "--ckpt_path", LAST, "--trainer.max_epochs", "3")
     assert equal(left(folder), whole)
+
+
+def test_a_run_that_was_killed_after_its_last_checkpoint_makes_up_for_what_is_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its last.ckpt says that training has ended. Whatever of the rest is missing is made; nothing is made twice."""
+    start(WORDS, monkeypatch, "--trainer.max_epochs", "1")
+    run, table = Path(LAST).parent.parent, "how often the next word of the held-out text is suggested"
+    whole, end = left(folder), capsys.readouterr().out.partition("\n\n")[2]
+    assert table in end and any("suggested_top1_typed0" in row for row in whole["metrics.csv"])
+
+    def lose_metrics() -> None:
+        columns, rows, _ = read_rows(run / "metrics.csv")
+        lines = [",".join(row.values()) for row in rows if not row["suggested_top1_typed0"]]
+        (run / "metrics.csv").write_text("\n".join([",".join(columns), *lines, ""]), encoding="utf-8")
+
+    for lose in (
+        (run / "suggestions.png").unlink,
+        (run / "flow.npz").unlink,
+        lose_metrics,
+        lambda: [lose_metrics(), (run / "suggestions.png").unlink()],
+        lambda: (run / "samples.txt").write_bytes(whole["samples.txt"] + b"half of a sam"),
+        lambda: (run / "suggestions.png.part").write_bytes(b"half"),
+        lambda: (run / "checkpoints" / "last.ckpt.next.part").write_bytes(b"half"),
+        lambda: (run / "config.yaml").write_text("half: "),
+        lambda: (run / "flow.npz").write_bytes(b"half"),
+        lambda: None,
+    ):
+        lose()
+        lost = left(folder) if lose.__name__ == "lose_metrics" else {}
+        assert not lost or lost["metrics.csv"] != whole["metrics.csv"]
+        call(monkeypatch, "--ckpt_path", LAST)
+        found = left(folder)
+        assert [name for name in whole.keys() | found.keys() if not equal(whole.get(name), found.get(name))] == []
+        assert end[end.index("best checkpoint") :] in capsys.readouterr().out
 
 
 def test_only_last_ckpt_goes_on_in_its_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +340,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(
 
 
 @pytest.mark.slow
-def test_runs_that_are_killed_at_random_moments_end_as_one_that_never_was(tmp_path: Path) -> None:
-    found = list(runs(5, tmp_path))
-    assert sum(run.kills for run in found) == 5
+def test_runs_that_are_killed_in_any_phase_end_as_one_that_never_was(tmp_path: Path) -> None:
+    found = list(runs(len(kills.PHASES) + 3, tmp_path))
+    assert {phase for run in found for phase in run.phases} >= kills.PHASES.keys()
     assert all(run.differences == [] and run.unreadable == 0 for run in found), found
+
+
+@pytest.mark.slow
+def test_runs_that_start_at_the_same_moment_leave_what_each_would_leave_alone(tmp_path: Path) -> None:
+    assert kills.differences_of_two_at_once(tmp_path) == []

@@ -143,6 +143,11 @@ class GradientFlow(pl.Callback):
         self.rows = state_dict["rows"]
         self.updates, self.clipped = (torch.tensor(state_dict[name]) for name in ("updates", "clipped"))
 
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """The file is that of the checkpoint, whatever became of it since."""
+        if trainer.is_global_zero and self.rows:
+            write(self.path, self.rows)
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self.updates, self.clipped = self.updates.to(pl_module.device), self.clipped.to(pl_module.device)
 
