@@ -7,6 +7,7 @@ python explore.py --checkpoint runs/sentiment/version_0/checkpoints/best.ckpt --
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from rich.console import Console
 from torch import Tensor
 
 from command_line import SuggestsOptions, in_one_line, mistakes_in_one_line, quiet
+from datamodules.given_text import STANDARD_INPUT, read_bytes, read_text
 from datamodules.labelled import load_encoder
 from datamodules.tokenizers import Tokenizer, UnknownSymbols, load_tokenizer
 from models.checkpoints import classifier, language_model, read_checkpoint
@@ -26,9 +28,11 @@ from models.insight.figures import pictures, save_png, texts
 from models.insight.page import page, plain, room, text_page
 from models.insight.report import analyse, analyse_text
 from models.language_model import LanguageModel
-from models.sampling import generate
+from models.sampling import generate, opening
+from prompts import NOT_AN_OPTION, with_dashes
 
 SAMPLE, TEMPERATURE = 1000, 0.8  # of the text that a model writes where none is given
+CHARACTERS = 64  # to read of a file for each symbol that is wanted of it: words are shorter
 WORDS = 20_000  # of a classifier's text: a browser holds each as an element
 Tell = Callable[[str], Any]  # what comes next
 Look = Callable[[Tell], tuple[dict[str, Any], str]]  # gives the numbers, and the page
@@ -38,13 +42,15 @@ def parse_arguments(arguments: list[str] | None = None) -> Any:
     parser = SuggestsOptions(description=__doc__, exit_on_error=False)
     parser.add_argument("--checkpoint", type=str, required=True, help="best.ckpt or last.ckpt of a run")
     parser.add_argument("--compare", type=str | None, default=None, help="another, with the same vocabulary")
-    parser.add_argument("--text", type=str | None, default=None, help="a file, or a text in quotes; else it writes one")
+    parser.add_argument("--text", type=str, default=None, help="a file, - for the input, or a text in quotes")
+    parser.add_argument("--encoding", type=str, default="utf-8", help="of the file; level byte needs none")
     parser.add_argument("--length", type=PositiveInt | None, default=None, help="symbols of the text, at most")
     parser.add_argument("--unknown", type=UnknownSymbols, default="refuse", help="what to do with symbols it never saw")
     parser.add_argument("--out", type=str, default="report.html", help="the page")
     parser.add_argument("--png", type=str | None, default=None, help="a folder for its figures")
     parser.add_argument("--json", type=str | None, default=None, help="a file for its numbers")
-    return parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    return parser.parse_args(with_dashes(given, ["--text"], parser._option_string_actions))
 
 
 def into_model(options: Any, checkpoint: dict[str, Any]) -> Look:
@@ -76,12 +82,13 @@ def text_for(model: LanguageModel, tokenizer: Tokenizer, options: Any) -> tuple[
     """Symbols (T,), and where they are from. Raises ValueError for too few, and for more than a page can carry."""
     at_most = room(model)
     if options.text is None:
-        prompt = torch.tensor(tokenizer.encode("\n", "replace"), dtype=torch.int64)
+        prompt = torch.tensor(tokenizer.encode(opening(tokenizer, "\n"), "replace"), dtype=torch.int64)
         drawn = generate(model, prompt, min(options.length or SAMPLE, at_most + 1), TEMPERATURE)
         ids = torch.tensor(list(drawn), dtype=torch.int64)
         source = f"the model wrote it itself, at temperature {TEMPERATURE} with seed 0"
     else:
-        text, source = given_text(options.text)
+        as_bytes = tokenizer.state()["level"] == "byte"
+        text, source = given_text(options.text, options, as_bytes, CHARACTERS * (options.length or at_most + 1))
         ids = torch.tensor(tokenizer.encode(text, options.unknown)[: options.length], dtype=torch.int64)
     if len(ids) < 2:
         raise ValueError(f"the text has fewer than two symbols that the model knows: {len(ids)}; give a longer one")
@@ -90,15 +97,17 @@ def text_for(model: LanguageModel, tokenizer: Tokenizer, options: Any) -> tuple[
     return ids, source
 
 
-def given_text(given: str) -> tuple[str, str]:
-    """A file's content, or what was given itself; and which."""
+def given_text(given: str, options: Any, as_bytes: bool, at_most: int) -> tuple[str, str]:
+    """A file's content, of at most so many characters, or what was given itself; and which."""
+    given = given.removeprefix(NOT_AN_OPTION)
     one_word = not any(map(str.isspace, given))
-    if os.path.exists(given) or one_word and (os.sep in given or Path(given).suffix):  # or should exist
-        try:
-            return Path(given).read_text(encoding="utf-8"), Path(given).name
-        except UnicodeDecodeError:
-            raise ValueError(f"{given} is no text in UTF-8") from None
-    return given, "as given on the command line"
+    named = os.path.exists(given) or one_word and (os.sep in given or Path(given).suffix)  # or should exist
+    if given != STANDARD_INPUT and not named:
+        return given, "as given on the command line"
+    source = "standard input" if given == STANDARD_INPUT else Path(given).name
+    if as_bytes:
+        return read_bytes(given, "--text", at_most).decode("utf-8", "surrogateescape"), source
+    return read_text(given, options.encoding, "--text", "--encoding", at_most), source
 
 
 def untrained(checkpoint: dict[str, Any]) -> LanguageModel:
@@ -115,7 +124,7 @@ def into_classifier(options: Any, checkpoint: dict[str, Any]) -> Look:
     if options.text is None or options.compare or options.png:
         raise ValueError("a classifier is shown alone, without figures, on a text that is given: --text FILE or a text")
     model, encoder = classifier(checkpoint), load_encoder(checkpoint["LabelledDataModule"]["encoder"])
-    text, source = given_text(options.text)
+    text, source = given_text(options.text, options, False, CHARACTERS * WORDS)
     ids, pieces = encoder.encode(text)[: options.length], encoder.pieces(text)[: options.length]
     if len(ids) > WORDS:
         raise ValueError(f"the text is too long: a page carries {WORDS:,} words of a classifier; --length {WORDS}")

@@ -7,7 +7,7 @@ python predict.py classify --checkpoint runs/sentiment/version_0/checkpoints/bes
 """
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -17,23 +17,27 @@ from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
 from command_line import SuggestsOptions, mistakes_in_one_line, quiet
-from datamodules.labelled import batch_of, load_encoder
-from datamodules.tokenizers import UnknownSymbols, load_tokenizer
+from datamodules.labelled import load_encoder
+from datamodules.tokenizers import Tokenizer, UnknownSymbols, load_tokenizer
 from interactive import type_along
 from models.checkpoints import classifier, language_model, read_checkpoint
 from models.code_quality import judge, table
-from models.sampling import harmless, side_by_side, until
+from models.sampling import check_sampling, harmless, side_by_side, unknown_symbols, until
 from models.suggestions import Offer, Suggester
+from prompts import add_prompt, prompt_of, unescaped, with_dashes
 from terminal import cannot_write, discard
+from verdicts import Format, formatted, given_texts
+from verdicts import judge as verdicts_on
 
-LOOKS = 5  # words that a verdict names, at most
+PROMPTS = {"generate": "\n", "score": "\n\ndef "}  # where none is given
+TOGETHER = 64  # samples that are drawn in one batch
 
 
 def parse_arguments(arguments: list[str] | None = None) -> Any:
     parser = SuggestsOptions(description=__doc__, exit_on_error=False)
     commands = parser.add_subcommands()
     writing = ArgumentParser(description="Go on writing from a prompt, to standard output.", exit_on_error=False)
-    add_sampling(writing, prompt="\n", length=500, temperature=0.8)
+    add_sampling(writing, prompt=PROMPTS["generate"], length=500, temperature=0.8)
     writing.add_argument("--stop", type=str, nargs="+", default=[], help="end before the first of these strings")
     writing.add_argument("--count", type=int, default=1, help="texts to write, with this seed and those after it")
     commands.add_subcommand("generate", writing)
@@ -41,7 +45,7 @@ def parse_arguments(arguments: list[str] | None = None) -> Any:
         description="Judge the Python that a model writes: brackets, indentation, and whether it parses.",
         exit_on_error=False,
     )
-    add_sampling(scoring, prompt="\n\ndef ", length=1000, temperature=0.5)
+    add_sampling(scoring, prompt=PROMPTS["score"], length=1000, temperature=0.5)
     scoring.add_argument("--samples", type=int, default=20, help="texts to judge, with this seed and those after it")
     commands.add_subcommand("score", scoring)
     suggesting = ArgumentParser(
@@ -59,14 +63,21 @@ def parse_arguments(arguments: list[str] | None = None) -> Any:
     classifying.add_argument(
         "--checkpoint", type=str, required=True, help="best.ckpt or last.ckpt of a classifier's run"
     )
-    classifying.add_argument("texts", type=str, nargs="+", help="each in quotes")
+    classifying.add_argument("--file", type=str, default=None, help="a text a line, or a table; - for the input")
+    classifying.add_argument(
+        "--text_column", type=str, default="text", help="of a table: its name, or its number from 0"
+    )
+    classifying.add_argument("--encoding", type=str, default="utf-8", help="of the file")
+    classifying.add_argument("--to", type=Format, default="text", help="what to write: for people, or for programs")
+    classifying.add_argument("texts", type=str, nargs="*", help="each in quotes; after -- they may begin with dashes")
     commands.add_subcommand("classify", classifying)
-    return parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    return parser.parse_args(with_dashes(given, ["--prompt"], writing._option_string_actions))
 
 
 def add_sampling(parser: ArgumentParser, prompt: str, length: int, temperature: float) -> None:
     parser.add_argument("--checkpoint", type=str, required=True, help="best.ckpt or last.ckpt of a run")
-    parser.add_argument("--prompt", type=str, default=prompt, help="what the text begins with")
+    add_prompt(parser, prompt)
     parser.add_argument("--length", type=int, default=length, help="symbols to write after the prompt")
     parser.add_argument(
         "--temperature", type=float, default=temperature, help="0 takes the likeliest, 1 the model's own odds"
@@ -75,41 +86,64 @@ def add_sampling(parser: ArgumentParser, prompt: str, length: int, temperature: 
     parser.add_argument("--top_p", type=float, default=1.0, help="draw from the likeliest that together reach p alone")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another text")
     parser.add_argument("--unknown", type=UnknownSymbols, default="refuse", help="what to do with symbols it never saw")
+    parser.add_argument("--leave_out_unknown", action="store_true", help="never write the unknown symbol, as <unk>")
 
 
-def samples(options: Any, count: int) -> list[Iterable[str]]:
-    """Texts that begin with the prompt and go on as the model does, each in pieces, as they are drawn."""
+def samples(options: Any, command: str, count: int) -> tuple[Tokenizer, Iterator[Iterable[str]]]:
+    """Texts that begin with the prompt and go on as the model does, each in pieces, as they are drawn.
+
+    Raises ValueError or OSError, saying what to do, before the first of them is drawn.
+    """
     checkpoint = read_checkpoint(options.checkpoint)
     model = language_model(checkpoint)
     tokenizer = load_tokenizer(checkpoint["TextDataModule"]["tokenizer"])
-    prompt = torch.tensor(tokenizer.encode(options.prompt, options.unknown), dtype=torch.int64)
-    drawn = side_by_side(
-        model, prompt, options.length, count, options.temperature, options.seed, options.top_k, options.top_p
-    )
-    stops = options.get("stop", [])
-    return [chain([options.prompt], until(tokenizer.decode(ids), stops)) for ids in drawn]
+    given = prompt_of(options, tokenizer, PROMPTS[command])
+    prompt = torch.tensor(tokenizer.encode(given, options.unknown), dtype=torch.int64)
+    stops = [unescaped(stop, "--stop", options.escapes) for stop in options.get("stop", [])]
+    until([], stops)
+    length, temperature, narrowed = options.length, options.temperature, (options.top_k, options.top_p)
+    excluded = unknown_symbols(tokenizer) if options.leave_out_unknown else []
+    check_sampling(prompt, length, count, temperature, options.seed, *narrowed)
+
+    def texts() -> Iterator[Iterable[str]]:
+        for begin in range(0, count, TOGETHER):
+            size, seed = min(TOGETHER, count - begin), options.seed + begin
+            ids = side_by_side(model, prompt, length, size, temperature, seed, *narrowed, excluded)
+            yield from (chain([given], until(tokenizer.decode(column), stops)) for column in ids)
+
+    return tokenizer, texts()
 
 
 def written(options: Any) -> Iterable[str]:
-    """One text, or several with a line before each that names its seed."""
-    texts = samples(options, options.count)
-    titles = [f"=== seed {seed} ===\n" for seed in range(options.seed, options.seed + options.count)]
-    pieces = texts[0] if len(texts) == 1 else separated(titles, texts)
-    return map(harmless, pieces) if sys.stdout.isatty() else pieces
+    """One text, or several with a line before each that names its seed. At level byte, a file or a pipe gets the bytes
+    as they are, and nothing after the last one."""
+    tokenizer, texts = samples(options, "generate", options.count)
+    as_bytes = tokenizer.state()["level"] == "byte" and not sys.stdout.isatty()
+    if as_bytes:
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")  # type: ignore[union-attr]
+    pieces = next(texts) if options.count == 1 else separated(options.seed, texts)
+    if as_bytes:
+        return pieces
+    return chain(map(harmless, pieces) if sys.stdout.isatty() else pieces, ["\n"])
 
 
-def separated(titles: list[str], texts: list[Iterable[str]]) -> Iterable[str]:
-    for number, (title, text) in enumerate(zip(titles, texts, strict=True)):
-        yield from chain(["\n\n" if number else "", title], text)
+def separated(seed: int, texts: Iterable[Iterable[str]]) -> Iterator[str]:
+    for number, text in enumerate(texts):
+        yield from chain(["\n\n" if number else "", f"=== seed {seed + number} ===\n"], text)
 
 
 def scored(options: Any) -> Iterable[str]:
-    return judged(samples(options, options.samples))
+    return judged(samples(options, "score", options.samples)[1])
 
 
-def judged(texts: list[Iterable[str]]) -> Iterable[str]:
+def judged(texts: Iterable[Iterable[str]]) -> Iterable[str]:
     """The table, of texts that are drawn when it is asked for."""
-    yield table([judge("".join(text)) for text in texts])
+    yield f"{table([judge(readable(''.join(text))) for text in texts])}\n"
+
+
+def readable(text: str) -> str:
+    """The text, with U+FFFD for bytes that are not UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def suggested(options: Any) -> Iterable[str]:
@@ -120,47 +154,24 @@ def suggested(options: Any) -> Iterable[str]:
         return while_typing(partial(suggester.suggest, count=options.count))
     words = suggester.suggest(options.text, options.count).words
     width = max((len(word) for word, _ in words), default=0)
-    return ["\n".join(f"{word:{width}}  {chance:6.1%}" for word, chance in words)]
+    if not words:
+        raise ValueError("the model suggests no word here: type a letter, or another text")
+    return [f"{word:{width}}  {chance:6.1%}\n" for word, chance in words]
 
 
 def while_typing(suggest: Callable[[str], Offer]) -> Iterable[str]:
     """Nothing: what is typed and offered is shown as it comes."""
     type_along(suggest)
-    yield ""
+    yield "\n"
 
 
 def classified(options: Any) -> Iterable[str]:
-    """Three lines on each text: its class, the probability of every class, and what the pooling looked at."""
+    """What the classifier says of each text, in the form that was asked for."""
     checkpoint = read_checkpoint(options.checkpoint)
     model = classifier(checkpoint)
     encoder = load_encoder(checkpoint["LabelledDataModule"]["encoder"])
-    encoded = [encoder.encode(text, f"text {number}") for number, text in enumerate(options.texts, 1)]
-    with torch.inference_mode():
-        logits, weights = model(*batch_of(encoded, [0] * len(encoded))[:2])
-    labels = [harmless(label) for label in encoder.labels]
-    width = max(map(len, labels)) + 2
-    verdicts = []
-    for text, p, w in zip(options.texts, logits.softmax(dim=-1), weights.T, strict=True):
-        looks = list(zip(encoder.pieces(text), w.tolist(), strict=False))  # what is beyond its length has no weight
-        most = [look for look in sorted(looks, key=lambda look: -look[1])[:LOOKS] if look[1] >= 0.01]
-        shares = ", ".join(f"{label} {share:.1%}" for label, share in zip(labels, p.tolist(), strict=True))
-        verdicts += [
-            f"{labels[int(p.argmax())]:{width}}{in_bold(text, looks) if sys.stdout.isatty() else text}",
-            f"{'':{width}}{shares}",
-            f"{'':{width}}looked at {', '.join(f'{harmless(piece)} {weight:.0%}' for piece, weight in most)}",
-        ]
-    return ["\n".join(verdicts)]
-
-
-def in_bold(text: str, looks: list[tuple[str, float]]) -> str:
-    """The text, with what has more than its share of the weight in bold, for a terminal."""
-    marked, end = "", 0
-    for piece, weight in looks:
-        begin = text.index(piece, end)
-        bold = weight > 1 / len(looks)
-        marked += harmless(text[end:begin]) + (f"\033[1m{harmless(piece)}\033[0m" if bold else harmless(piece))
-        end = begin + len(piece)
-    return marked + harmless(text[end:])
+    verdicts = verdicts_on(model, encoder, given_texts(options))
+    return formatted(verdicts, encoder.labels, options.to, sys.stdout.isatty())
 
 
 COMMANDS = {"generate": written, "score": scored, "suggest": suggested, "classify": classified}
@@ -174,7 +185,6 @@ def main() -> None:
     try:
         for piece in pieces:
             print(piece, end="", flush=True)
-        print(flush=True)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except OSError as error:

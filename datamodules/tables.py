@@ -37,8 +37,7 @@ class Table(NamedTuple):
 
 class Row(NamedTuple):
     line: int
-    text: Any
-    label: Any
+    cells: list[Any]  # of the columns that were asked for
 
 
 def read_table(path: str, columns: list[str | int], encoding: str, empty_rows: EmptyRows = "refuse") -> Table:
@@ -53,20 +52,15 @@ def read_table(path: str, columns: list[str | int], encoding: str, empty_rows: E
 
     Raises ValueError, naming the line, for rows that cannot be read as the first row says.
     """
-    kind = suffix_of(path)
-    if kind not in (".tsv", ".csv", ".jsonl"):
+    if not is_table(path):
         raise ValueError(f"{path}: is not named as a table: .tsv, .csv and .jsonl can be read")
-    text = read_text(path, encoding, "--data.path", "--data.encoding")
-    if not text:
+    content = read_text(path, encoding, "--data.path", "--data.encoding")
+    if not content:
         raise ValueError(f"{path}: is empty; there is nothing to learn from")
     notes: list[str] = []
-    if kind == ".jsonl":
-        rows = json_rows(text, path, columns, notes)
-    else:
-        rows = table_rows(text, path, columns, "\t" if kind == ".tsv" else delimiter_of(text), notes)
     examples, empty = [], 0
-    for row in rows:
-        example = Example(as_text(row.text), as_label(row.label), f"{path}, line {row.line}")
+    for line, (text, label) in rows_of(content, path, columns, notes):
+        example = Example(as_text(text), as_label(label), f"{path}, line {line}")
         if example.text.strip() and example.label:
             check_symbols(example)
             examples.append(example)
@@ -82,6 +76,18 @@ def read_table(path: str, columns: list[str | int], encoding: str, empty_rows: E
     if empty:
         notes.append(f"{path}: {empty:,} {'row' if empty == 1 else 'rows'} without a text or a label left out")
     return Table(examples, notes)
+
+
+def is_table(path: str) -> bool:
+    return suffix_of(path) in (".tsv", ".csv", ".jsonl")
+
+
+def rows_of(content: str, path: str, columns: list[str | int], notes: list[str]) -> Iterator[Row]:
+    """The cells of some columns of a table, row by row."""
+    kind = suffix_of(path)
+    if kind == ".jsonl":
+        return json_rows(content, path, columns, notes)
+    return table_rows(content, path, columns, "\t" if kind == ".tsv" else delimiter_of(content), notes)
 
 
 def as_text(value: Any) -> str:
@@ -121,11 +127,11 @@ def table_rows(text: str, path: str, columns: list[str | int], delimiter: str, n
     else:
         names = [name.strip() for name in first_row]
     place = f"{path}, line {first_line}"
-    text_index, label_index = (names.index(name) for name in chosen_columns(names, columns, place, notes))
+    indices = [names.index(name) for name in chosen_columns(names, columns, place, notes)]
     for line, row in rows:
         check_width(row, first_row, by_number, f"{path}, line {line}", delimiter)
         full = row + [""] * (len(names) - len(row))
-        yield Row(line, full[text_index], full[label_index])
+        yield Row(line, [full[index] for index in indices])
 
 
 def fields(text: str, path: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -163,12 +169,13 @@ def has_row_of_names(rows: list[list[str]], columns: list[str | int]) -> bool:
     It does where its label is one word, no number, that no other row has, and where a usual name of a column stands in
     it, or every other label stands in several rows.
     """
-    texts, labels = ([row[int(c)].strip() if int(c) < len(row) else "" for row in rows] for c in columns)
+    cells = [[row[int(c)].strip() if int(c) < len(row) else "" for row in rows] for c in columns]
+    texts, labels = cells[0], cells[-1]
     counts = Counter(as_label(label) for label in labels[1:])
     if not counts or labels[0] in counts or not (labels[0].isidentifier() and texts[0].isidentifier()):
         return False
     usual = texts[0].lower() in COLUMN_NAMES["text"] or labels[0].lower() in COLUMN_NAMES["label"]
-    return usual or min(counts.values()) > 1
+    return usual or len(columns) > 1 and min(counts.values()) > 1
 
 
 def chosen_columns(names: list[str], columns: list[str | int], place: str, notes: list[str]) -> list[str]:
@@ -205,7 +212,7 @@ def json_rows(text: str, path: str, columns: list[str | int], notes: list[str]) 
             if isinstance(row[name], list | dict):
                 kind = "a list" if isinstance(row[name], list) else "an object"
                 raise ValueError(f"{place}: {name!r} is {kind}: it must be a string or a number")
-        yield Row(number, *(row[name] for name in names))
+        yield Row(number, [row[name] for name in names])
 
 
 def json_object(line: str, place: str) -> dict[str, Any]:

@@ -83,16 +83,20 @@ class CharacterTokenizer:
 
 
 class ByteTokenizer:
-    """The bytes of the text in UTF-8. There is nothing that it cannot encode."""
+    """The bytes of the text in UTF-8. There is nothing that it cannot encode.
+
+    Bytes that are not UTF-8 are lone surrogates in a text, as Python's error handler `surrogateescape` has it, so that
+    the text can be written as the bytes that it was decoded from.
+    """
 
     vocab_size = 256
     whole_words = False
 
     def encode(self, text: str, unknown: UnknownSymbols = "refuse") -> Ids:
-        return np.frombuffer(text.encode("utf-8"), np.uint8)
+        return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
 
     def decode(self, ids: Iterable[int]) -> Iterator[str]:
-        return streamed(self.pieces(), ids)
+        return streamed(self.pieces(), ids, "surrogateescape")
 
     def pieces(self) -> list[bytes]:
         return [bytes([number]) for number in range(256)]
@@ -202,9 +206,9 @@ def refuse(strangers: set[str]) -> None:
     raise ValueError(f"the vocabulary has no {names}: --unknown skip or replace")
 
 
-def streamed(pieces: list[bytes], ids: Iterable[int]) -> Iterator[str]:
-    """Text as soon as its characters are complete."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+def streamed(pieces: list[bytes], ids: Iterable[int], errors: str = "replace") -> Iterator[str]:
+    """Text as soon as its characters are complete. `errors` is an error handler of Python's codecs."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors)
     for number in ids:
         yield decoder.decode(pieces[number])
     yield decoder.decode(b"", final=True)

@@ -21,7 +21,7 @@ from models.classifier import report
 from models.guard import check_held_out
 from models.metrics_file import Metrics
 from models.run_folder import shortest, unlock
-from models.sampling import generate, harmless
+from models.sampling import generate, harmless, opening
 from models.suggestions import Accuracy, Suggester, accuracy
 
 SAMPLE_SEED = 0
@@ -155,12 +155,14 @@ class Samples(Teller):
         text = self.draw(trainer.datamodule.tokenizer, model)
         title = f"{when}: held out {self.loss(metrics['val_loss'])}"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
+        with self.path.open(
+            "a", encoding="utf-8", errors="surrogateescape"
+        ) as file:  # at level byte, bytes as they are
             file.write(f"=== {title} ===\n{text}\n\n")
         print(f"{title}\n{indented(text[: self.shown])}\n", flush=True)
 
     def draw(self, tokenizer: Any, model: Any) -> str:
-        prompt = torch.tensor(tokenizer.encode("\n\n", "replace"), dtype=torch.int64)
+        prompt = torch.tensor(tokenizer.encode(opening(tokenizer, "\n\n"), "replace"), dtype=torch.int64)
         ids = generate(model, prompt, self.length, self.temperature, SAMPLE_SEED)
         return "".join(tokenizer.decode(ids))
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import tee
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from models.escaping import harmless as harmless  # many import it from here
 from models.language_model import LanguageModel
 from models.stepping import Stepper
 
+SEEDS = (-(2**63), 2**64)  # of torch's generators, the upper end excluded
 PROMPT_WINDOW = 256  # steps in which a prompt is read: the logits of so many are in memory at a time
 
 
@@ -23,6 +25,7 @@ def generate(
     seed: int = 0,
     top_k: int | None = None,
     top_p: float = 1.0,
+    excluded: Sequence[int] = (),
 ) -> Iterator[int]:
     """Symbols that go on from the prompt, each drawn from the model's prediction after all before it.
 
@@ -31,10 +34,11 @@ def generate(
         length: how many symbols to draw; the state is carried, so that each costs the same however long the text grows.
         temperature, top_k, top_p: as in `probabilities`.
         seed: of a random generator of its own: sampling does not disturb training, nor the reverse.
+        excluded: symbols that are never drawn.
 
     Raises ValueError for an empty prompt, a negative length, and for what `probabilities` cannot do.
     """
-    return side_by_side(model, prompt, length, 1, temperature, seed, top_k, top_p)[0]
+    return side_by_side(model, prompt, length, 1, temperature, seed, top_k, top_p, excluded)[0]
 
 
 def side_by_side(
@@ -46,12 +50,24 @@ def side_by_side(
     seed: int = 0,
     top_k: int | None = None,
     top_p: float = 1.0,
+    excluded: Sequence[int] = (),
 ) -> list[Iterator[int]]:
     """As `generate`, but several samples in one batch: sample i is what seed + i gives alone, up to the rounding of
     matrix products. A step is computed for all samples when the first of them asks for it.
 
     Raises ValueError as `generate` does, and for a count below 1.
     """
+    check_sampling(prompt, length, count, temperature, seed, top_k, top_p)
+    dice = [torch.Generator().manual_seed(seed + row) for row in range(count)]
+    choose = partial(draw, temperature=temperature, top_k=top_k, top_p=top_p, excluded=excluded)
+    steps = continuation(model, prompt, length, dice, choose)
+    return [column(copy, row) for row, copy in enumerate(tee(steps, count))]
+
+
+def check_sampling(
+    prompt: Tensor, length: int, count: int, temperature: float, seed: int, top_k: int | None, top_p: float
+) -> None:
+    """Raises ValueError for what `side_by_side` cannot do."""
     if len(prompt) == 0:
         raise ValueError("the prompt is empty: give at least one symbol that the model knows")
     for name, value, least in (("length", length, 0), ("the number of samples", count, 1)):
@@ -63,10 +79,8 @@ def side_by_side(
         raise ValueError(f"top_k is {top_k}: it must be at least 1")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}: it must be more than 0, and at most 1")
-    dice = [torch.Generator().manual_seed(seed + row) for row in range(count)]
-    choose = partial(draw, temperature=temperature, top_k=top_k, top_p=top_p)
-    steps = continuation(model, prompt, length, dice, choose)
-    return [column(copy, row) for row, copy in enumerate(tee(steps, count))]
+    if not SEEDS[0] <= seed <= SEEDS[1] - count:
+        raise ValueError(f"seed is {seed}: with {count} samples it must be {SEEDS[0]} to {SEEDS[1] - count}")
 
 
 def column(steps: Iterable[list[int]], row: int) -> Iterator[int]:
@@ -92,9 +106,17 @@ def continuation(
 
 
 def draw(
-    logits: Tensor, temperature: float, dice: torch.Generator, top_k: int | None = None, top_p: float = 1.0
+    logits: Tensor,
+    temperature: float,
+    dice: torch.Generator,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    excluded: Sequence[int] = (),
 ) -> Tensor:
-    """One symbol from logits (V), as likely as `probabilities` says."""
+    """One symbol from logits (V), as likely as `probabilities` says, given that it is none of those excluded."""
+    if excluded:
+        logits = logits.clone()
+        logits[list(excluded)] = -torch.inf
     return torch.multinomial(probabilities(logits, temperature, top_k, top_p), 1, generator=dice)
 
 
@@ -146,3 +168,21 @@ def stopped(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
         yield held[: len(held) - kept]
         held = held[len(held) - kept :]
     yield held
+
+
+def opening(tokenizer: Any, *texts: str) -> str:
+    """What a model may begin with where no prompt is given: the first of the texts that has no unknown symbol, or else
+    a space, or else the first symbol of the vocabulary."""
+    for text in (*texts, " "):
+        try:
+            if text and len(tokenizer.encode(text)):
+                return text
+        except ValueError:
+            pass
+    pieces: list[bytes] = tokenizer.pieces()
+    return pieces[min(1, len(pieces) - 1)].decode("utf-8", "replace")  # number 0 is the unknown symbol
+
+
+def unknown_symbols(tokenizer: Any) -> list[int]:
+    """The numbers that stand for what the vocabulary lacks."""
+    return [0] if hasattr(tokenizer, "UNKNOWN") else []

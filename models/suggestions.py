@@ -29,6 +29,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from models.sampling import opening
+
 WIDTH = 8
 LONGEST = 32  # symbols
 CONTEXT = 64  # symbols
@@ -110,7 +112,9 @@ class Suggester:
 
     def after(self, context: str, pending: str, count: int) -> list[Suggestion]:
         """The likeliest words after a context that go on from what is pending."""
-        ids = torch.tensor(self.tokenizer.encode(context or "\n", "replace"), dtype=torch.int64)[:, None]
+        ids = torch.tensor(
+            self.tokenizer.encode(context or opening(self.tokenizer, "\n"), "replace"), dtype=torch.int64
+        )[:, None]
         glued = not pending and is_letter(context[-1:])
         return self.search(ids, [Query(0, pending.encode(), glued)], count)[0]
 

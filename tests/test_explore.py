@@ -304,7 +304,10 @@ MISTAKES = {
     "no checkpoint": (["--checkpoint", "none.ckpt"], "none.ckpt: no such checkpoint"),
     "no argument": ([], "checkpoint"),
     "no file": (["--checkpoint", "a.ckpt", "--text", "none.txt"], "none.txt"),
-    "no text": (["--checkpoint", "a.ckpt", "--text", "bytes.bin"], "bytes.bin is no text in UTF-8"),
+    "no text": (
+        ["--checkpoint", "a.ckpt", "--text", "bytes.bin"],
+        "bytes.bin: byte 0 is not utf-8; name its encoding with --encoding",
+    ),
     "too short": (["--checkpoint", "a.ckpt", "--text", "x"], "give a longer one"),
     "too short when cut": (["--checkpoint", "a.ckpt", "--text", TEXT, "--length", "1"], "give a longer one"),
     "nothing known": (["--checkpoint", "a.ckpt", "--text", "ÄÖÜ", "--unknown", "skip"], "give a longer one"),

@@ -118,7 +118,7 @@ def test_bytes_of_one_character_are_decoded_when_they_are_complete() -> None:
     for tokenizer in (ByteTokenizer(), BPETokenizer.of("", 256)):
         ids = tokenizer.encode("é")
         assert list(tokenizer.decode(ids)) == ["", "é", ""]
-        assert "".join(tokenizer.decode(ids[:1])) == "\ufffd"
+        assert "".join(tokenizer.decode(ids[:1])) == ("\udcc3" if isinstance(tokenizer, ByteTokenizer) else "\ufffd")
 
 
 def test_the_signs_that_stand_for_bytes_are_those_of_the_library() -> None:
