@@ -13,7 +13,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar, Timer
+from pytorch_lightning.callbacks import ModelCheckpoint, Timer
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from models.checkpoints import classifier, language_model, put_in_place, read_checkpoint
@@ -393,20 +393,3 @@ def loggers(folder: Path, updates: int) -> list[Any]:
 
 def indented(text: str) -> str:
     return "\n".join("    " + line for line in harmless(text).splitlines())
-
-
-class Progress(RichProgressBar):
-    """Lightning's progress bar, with what matters in few words."""
-
-    NAMES = {"train_loss": "nats", "train_bpc": "bits", "tokens_per_second": "tokens/s"}
-
-    def __init__(self) -> None:
-        super().__init__(refresh_rate=10)  # updates: asking for metrics takes time, and waits for a GPU
-
-    def get_metrics(self, trainer: Any, pl_module: pl.LightningModule) -> dict[str, Any]:
-        metrics = super().get_metrics(trainer, pl_module)
-        return {
-            short: f"{metrics[name]:,.{0 if short == 'tokens/s' else 3}f}"
-            for name, short in self.NAMES.items()
-            if name in metrics
-        }

@@ -6,8 +6,10 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 
-from models.callbacks import BestCheckpoint, LastCheckpoint, Progress, Throughput, ValidateAtTheEnd, loggers
+from models.callbacks import BestCheckpoint, LastCheckpoint, Throughput, ValidateAtTheEnd, loggers
 from models.checkpoint_files import put_in_place
+from models.progress import Progress
+from models.stop_reason import StopReason
 from models.training_arguments import as_list
 
 
@@ -28,7 +30,7 @@ class RunCallbacks:
         self.options, self.folder = options, folder
         self.throughput = Throughput()
         given = as_list(options.callbacks)
-        self.all = [*given, ValidateAtTheEnd(), self.throughput]
+        self.all = [*given, ValidateAtTheEnd(), self.throughput, StopReason()]
         if folder is not None:
             self.reporter, self.best = task.teller(folder), BestCheckpoint(folder)
             self.all += [self.reporter, ConfigFile(folder / "config.yaml", config), *task.before(folder)]
