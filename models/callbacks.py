@@ -25,6 +25,7 @@ from models.sampling import generate, harmless, opening
 from models.suggestions import Accuracy, Suggester, accuracy
 
 SAMPLE_SEED = 0
+RECENT_SECONDS = 1.0  # work that may be lost when a validation is interrupted
 
 
 class Throughput(pl.Callback):
@@ -291,6 +292,10 @@ class LastCheckpoint(pl.Callback):
     All but the last one are of a moment between two batches that no validation, end of an epoch or accumulation of
     gradients parts: a run that goes on there does nothing twice and leaves nothing out. The file gets its name before
     the next batch, when Lightning has written what was logged of the one before.
+
+    A validation may take long, and nothing can be saved within it that a run could go on from exactly. So last.ckpt is
+    also written before the last batch before a validation, if the one before is older than `RECENT_SECONDS`; a signal
+    then ends the validation after its current batch, and only that one update is made again.
     """
 
     def __init__(self, path: Path, every_n_updates: int = 500, config: str = "") -> None:
@@ -299,6 +304,7 @@ class LastCheckpoint(pl.Callback):
         self.path, self.every_n_updates, self.config = path, every_n_updates, config
         self.beside = path.with_name(path.name + ".next")
         self.updates = 0  # that the last one has
+        self.saved_at = -math.inf  # seconds
         self.signal = 0  # that asks to stop
         self.written = self.stopping = self.ended = False
 
@@ -327,9 +333,12 @@ class LastCheckpoint(pl.Callback):
     ) -> None:
         self.stopping = trainer.strategy.reduce_boolean_decision(bool(self.signal), all=False)
         due = self.stopping or trainer.global_step >= self.updates + self.every_n_updates
+        if not due and validates_after_next_batch(trainer):
+            old = time.monotonic() >= self.saved_at + RECENT_SECONDS
+            due = trainer.strategy.reduce_boolean_decision(old, all=False)
         if due and between_two_batches(trainer):
             trainer.save_checkpoint(self.beside)
-            self.updates, self.written = trainer.global_step, True
+            self.updates, self.written, self.saved_at = trainer.global_step, True, time.monotonic()
 
     def on_train_batch_start(self, trainer: Any, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         if not self.written:
@@ -338,9 +347,18 @@ class LastCheckpoint(pl.Callback):
         if trainer.is_global_zero:
             put_in_place(self.beside, self.path)
         if self.stopping:
-            if trainer.is_global_zero:
-                print(f"stopped after update {self.updates:,}; to go on: {self.way_on()}", flush=True)
-            raise SystemExit(128 + (self.signal or signal.SIGTERM))
+            self.stop(trainer, f"after update {self.updates:,}")
+
+    def on_validation_batch_end(self, trainer: Any, *arguments: Any) -> None:
+        if trainer.state.fn == "fit" and trainer.strategy.reduce_boolean_decision(bool(self.signal), all=False):
+            self.stop(trainer, f"in the validation after update {trainer.global_step:,}")
+
+    def stop(self, trainer: Any, place: str) -> None:
+        """Ends the run. Raises SystemExit, with the exit code of a process that a signal has ended."""
+        if trainer.is_global_zero:
+            way = f"to go on: {self.way_on()}" if self.path.exists() else "no checkpoint has been written yet"
+            print(f"stopped {place}; {way}", flush=True)
+        raise SystemExit(128 + (self.signal or signal.SIGTERM))
 
     def on_train_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         self.ended = True
@@ -383,6 +401,15 @@ def between_two_batches(trainer: Any) -> bool:
 def validates(trainer: Any) -> bool:
     """Whether Lightning validates after this batch."""
     return bool(trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher))
+
+
+def validates_after_next_batch(trainer: Any) -> bool:
+    """Whether a validation is expected when one more batch is trained on: at val_check_interval, at the end of an
+    epoch, or at max_steps. A stop by max_time cannot be foreseen."""
+    batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready + 1
+    checks = trainer.val_check_batch or math.inf  # none where seconds are counted
+    last = batches >= trainer.num_training_batches or trainer.global_step + 1 == trainer.max_steps
+    return last or (math.isfinite(checks) and batches % checks == 0)
 
 
 def loggers(folder: Path, updates: int) -> list[Any]:

@@ -16,7 +16,7 @@ import yaml
 import train
 from benchmarks import kills
 from benchmarks.kills import equal, left, runs
-from models import run_folder
+from models import callbacks, run_folder
 from models.callbacks import LastCheckpoint, Throughput
 from models.checkpoints import WholeFiles, read_checkpoint
 from models.metrics_file import Metrics, read_rows
@@ -153,6 +153,53 @@ def test_a_second_signal_stops_at_once(folder: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(SystemExit, match="130"):
         start({**WRITES, "save_every": 3}, monkeypatch)
     assert read_checkpoint(LAST)["global_step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "signals"), [("writes", 1), ("writes", 2), ("validates often", 1), ("classifies", 1)]
+)
+def test_a_validation_is_interrupted_after_its_current_batch(
+    setting: str,
+    signals: int,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """What was trained before is saved, and the run that continues ends as one that never was interrupted."""
+    rare: dict[str, Any] = {**SETTINGS[setting], "save_every": 10**6}
+    several = {"batch_size": 2} if setting == "classifies" else {"val_fraction": 0.3}  # batches to validate
+    rare["data"] = {**rare["data"], **several}
+    start(rare, monkeypatch)
+    whole = left(folder)
+    os.rename("runs", "before")
+    capfd.readouterr()
+    validated: list[int] = []
+    with monkeypatch.context() as context:
+        context.setattr(callbacks, "RECENT_SECONDS", 0.0)
+        act = [stopped(signal.SIGINT)] * signals
+        at("on_validation_batch_end", 1, lambda: [each() for each in act], context)
+        at("on_validation_batch_end", 2, lambda: validated.append(1), context)
+        with pytest.raises(SystemExit, match="130"):
+            start(rare, monkeypatch)
+    printed, updates = capfd.readouterr(), read_checkpoint(LAST)["global_step"]
+    before_validation = {"validates often": 3}.get(setting, 8)
+    assert validated == [] and updates == before_validation - 1
+    if signals == 1:
+        said = f"stopped in the validation after update {before_validation}; to go on: python train.py --ckpt_path"
+        assert f"{said} {LAST}\n" in printed.out
+    call(monkeypatch, "--ckpt_path", LAST)
+    found = left(folder)
+    same = [name for name in whole.keys() - {"config.yaml"} if equal(whole[name], found.get(name))]
+    assert same == [name for name in whole.keys() - {"config.yaml"}]
+
+
+def test_a_validation_before_the_first_checkpoint_is_interrupted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at("on_validation_batch_end", 1, stopped(signal.SIGINT), monkeypatch)
+    with pytest.raises(SystemExit, match="130"):
+        start({**WRITES, "save_every": 10**6, "trainer": {**TRAINER, "val_check_interval": 1}}, monkeypatch)
+    assert "stopped in the validation after update 1; no checkpoint has been written yet" in capsys.readouterr().out
 
 
 def test_a_stop_waits_for_validation_and_the_end_of_the_epoch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
