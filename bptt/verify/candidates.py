@@ -14,8 +14,9 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,8 +30,8 @@ from bptt.verify.messages import KEY_BYTES, Sender, received
 from bptt.verify.vector_files import parse_text, text
 
 EXPECTED = {
-    "torch module": "a class that is called as nn.LSTM is: name(input_size, hidden_size[, num_layers]), then "
-    "module(x, state) -> (output, state)",
+    "torch module": "a class that is called as nn.LSTM is, or a function that makes a module: name(input_size, "
+    "hidden_size[, num_layers]), then module(x, state) -> (output, state)",
     "torch function": "name(x, state, parameters) -> (output, state), of tensors, parameters in a dictionary",
     "numpy function": "name(case) -> results, of arrays in dictionaries, named as in the test vectors",
 }
@@ -79,28 +80,66 @@ def load(target: str) -> Any:
 def kind_of(candidate: Any) -> str:
     """What sort of candidate this is, by how many arguments it must be given. Raises CannotRun for anything else."""
     if hasattr(candidate, "named_parameters") and not inspect.isclass(candidate):
-        raise CannotRun("it is a module that is made already: give its class, or a function that makes it")
-    if callable(candidate):
-        needed = required(candidate)
-        if inspect.isclass(candidate) and (accepts(candidate, 2) or accepts(candidate, 3)):
+        raise CannotRun(made_already(candidate))
+    if callable(candidate) and (signature := signature_of(candidate)):
+        maker = candidate.func if isinstance(candidate, partial) else candidate
+        if inspect.isclass(maker) and (accepts(candidate, 2) or accepts(candidate, 3)):
+            return "torch module"
+        needed = required(signature)
+        if needed == 3 and takes_sizes(signature):
             return "torch module"
         for kind, arguments in (("numpy function", 1), ("torch module", 2), ("torch function", 3)):
-            if needed == arguments and not inspect.isclass(candidate):
+            if needed == arguments and not inspect.isclass(maker):
                 return kind
     raise CannotRun("called otherwise than expected; give " + "; or ".join(f"a {k}: {v}" for k, v in EXPECTED.items()))
 
 
-def required(function: Callable[..., Any]) -> int:
-    parameters = inspect.signature(function).parameters.values()
+MADE = {  # modules that cannot be made anew from their class, by that of torch
+    "OptimizedModule": "a compiled module that is made already, of one size: give a function (input_size, hidden_size) "
+    "that makes a module and compiles it",
+    "ScriptModule": "a ScriptModule that is made already, of one size: give a function (input_size, hidden_size) that "
+    "makes a module and scripts it",
+}
+
+
+def made_already(module: Any) -> str:
+    """Why an instance of a module cannot be judged: each case has sizes of its own."""
+    kinds = [MADE[base.__name__] for base in type(module).__mro__ if base.__name__ in MADE]
+    return (
+        f"it is {kinds[0] if kinds else 'a module that is made already: give its class, or a function that makes it'}"
+    )
+
+
+def signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
+    """Its arguments, also of a function that torch.jit.script has compiled; None where nobody can tell."""
+    schema = getattr(function, "schema", None)
+    if schema is not None and hasattr(schema, "arguments"):
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        given = [argument for argument in schema.arguments if argument.name != "self"]
+        return inspect.Signature([inspect.Parameter(argument.name, kind) for argument in given])
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
+
+
+def required(signature: inspect.Signature) -> int:
+    parameters = signature.parameters.values()
     return sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
 
 
+def takes_sizes(signature: inspect.Signature) -> bool:
+    """Whether three arguments are (input_size, hidden_size, num_layers), not (x, state, parameters)."""
+    first, _, last = list(signature.parameters.values())[:3]
+    return "size" in first.name or "layer" in last.name or first.annotation in (int, "int")
+
+
 def accepts(function: Callable[..., Any], arguments: int) -> bool:
+    signature = signature_of(function)
     try:
-        inspect.signature(function).bind(*range(arguments))
+        return signature is not None and bool(signature.bind(*range(arguments)))
     except TypeError:
         return False
-    return True
 
 
 def named_for(layout: Layout, layers: int, p: Arrays, pattern: str) -> Arrays:
@@ -127,12 +166,7 @@ def back_from(layout: Layout, layers: int, gradients: Arrays, given: Arrays, pat
 
 
 def torch_results(candidate: Any, kind: str, case: Arrays, request: dict[str, Any]) -> dict[str, Arrays]:
-    """Forward and back in three ways.
-
-    "first", after another input was seen; "back twice": through the same graph once more, which adds the same to every
-    gradient; "again": with another input between forward and backward, with gaps in the memory of the gradients that
-    arrive, without those that are zero, and with a single number for those that are the same everywhere.
-    """
+    """Forward and backward, in three ways."""
     layers, layout = request["layers"], declared(request["cell"], **request["layout"])
     p = {name: tensor(value, request) for name, value in named_for(layout, layers, case, TORCH_NAMES).items()}
     given = {name: as_array(value, value) for name, value in p.items()}
@@ -152,6 +186,17 @@ def torch_results(candidate: Any, kind: str, case: Arrays, request: dict[str, An
             found[name] = as_array(value, value).reshape(case[f"d.{name}"].shape)
         return found | back_from(layout, layers, gradients, given, TORCH_NAMES)
 
+    with compiled_for_every_shape():
+        return three_ways(call, p, case, request, results)
+
+
+def three_ways(
+    call: Any, p: dict[str, Any], case: Arrays, request: dict[str, Any], results: Callable[..., Arrays]
+) -> dict[str, Arrays]:
+    """Way "first": after another input was seen. "back twice": through the same graph once more, which adds the same
+    to every gradient. "again": with another input between forward and backward, with gaps in the memory of the
+    gradients that arrive, without those that are zero, and with a single number for those that are the same everywhere.
+    """
     other = case | {"x": -case["x"]}
     torch_forward(call, p, other, request)
     leaves, values = torch_forward(call, p, case, request)
@@ -168,6 +213,19 @@ def torch_results(candidate: Any, kind: str, case: Arrays, request: dict[str, An
     return found
 
 
+@contextmanager
+def compiled_for_every_shape() -> Iterator[None]:
+    """For what torch.compile has made: without these options it would go back to eager code after eight shapes, and
+    refuse a second backward pass through the same graph."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    import torch
+
+    with torch._dynamo.config.patch(recompile_limit=256), torch._functorch.config.patch(donated_buffer=False):
+        yield
+
+
 def tensor(array: Any, request: dict[str, Any]) -> Any:
     import torch
 
@@ -181,7 +239,8 @@ def torch_module(candidate: Any, case: Arrays, layers: int, p: dict[str, Any]) -
     sizes = case["x"].shape[-1], case["initial.h"].shape[-1], layers
     module = candidate(*sizes[: 2 if layers == 1 and accepts(candidate, 2) else 3])
     if not isinstance(module, torch.nn.Module) or not accepts(module.forward, 2):
-        raise CannotRun(f"{candidate.__name__} is not {EXPECTED['torch module']}")
+        name = getattr(candidate, "__name__", "it")
+        raise CannotRun(f"{name} is not {EXPECTED['torch module']}")
     module = module.to(next(iter(p.values())))
     return module, placed(module, p)
 
@@ -261,7 +320,7 @@ def placed(module: Any, p: dict[str, Any]) -> dict[str, Any]:
     """The module's own parameters, with the values given, under the names given."""
     import torch
 
-    own = dict(module.named_parameters())
+    own = {name.replace("_orig_mod.", ""): value for name, value in module.named_parameters()}  # torch.compile's prefix
     found: dict[str, Any] = {}
     for name, value in p.items():
         short, layer = name.rsplit("_l", 1)

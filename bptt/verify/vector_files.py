@@ -4,13 +4,17 @@
 """
 
 import hashlib
+import io
 import json
+import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bptt.arithmetic import ACTIVATIONS
 from bptt.cells import CELLS
 from bptt.layers import Recurrent
 from bptt.verify.cases import (
@@ -29,6 +33,8 @@ from bptt.verify.sequences import sequence_bounds
 from bptt.verify.smooth_cases import random_layers
 
 MANIFEST = "SHA256SUMS"
+SUFFIXES = (".json", ".txt", ".npz")  # of the files of a case
+LARGEST_FILE = 1 << 26  # bytes
 
 
 def cases() -> Iterator[tuple[Case, Arrays]]:
@@ -112,28 +118,109 @@ def write(folder: Path) -> list[Path]:
 def read(folder: Path) -> list[tuple[Case, Arrays]]:
     """The cases of a folder that `write` has written, each with its bound.
 
-    Raises ValueError where a file is not the one that was written, and FileNotFoundError where one is missing.
+    Raises ValueError where a file is not the one that was written, is not listed, or holds no case; and
+    FileNotFoundError where one is missing.
     """
-    manifest = folder / MANIFEST
+    listed = digests(folder / MANIFEST)
+    for path in sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES):
+        if path.name not in listed:
+            raise ValueError(f"{path} is not listed in {MANIFEST}: write or fetch the vectors again")
+    for name, digest in listed.items():
+        if digest_of(folder / name) != digest:
+            raise ValueError(f"{folder / name} is not what {MANIFEST} says it is: write or fetch the vectors again")
+    return [read_case(folder / name) for name in sorted(listed) if name.endswith(".json")]
+
+
+def digests(manifest: Path) -> dict[str, str]:
+    """The SHA-256 of each file that the manifest lists, by name. Raises ValueError for one that lists nothing."""
     if not manifest.is_file():
         raise FileNotFoundError(f"{manifest}: no such file; give a folder that check.py vectors has written")
-    for line in manifest.read_text(encoding="utf-8").splitlines():
-        digest, _, name = line.partition("  ")
-        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
-            raise ValueError(f"{folder / name} is not what {MANIFEST} says it is: write or fetch the vectors again")
-    return [read_case(path) for path in sorted(folder.glob("*.json"))]
+    found: dict[str, str] = {}
+    for number, line in enumerate(regular_bytes(manifest).decode("utf-8", "replace").splitlines(), 1):
+        if not (match := re.fullmatch(r"([0-9a-f]{64}) [ *]([^/\\\0]+)", line)):
+            raise ValueError(f"{manifest}, line {number}: {line[:80]!r} is not a SHA-256 and the name of a file")
+        found[match[2]] = match[1]
+    if not found:
+        raise ValueError(f"{manifest} is empty: write or fetch the vectors again")
+    return found
+
+
+def digest_of(path: Path) -> str:
+    return hashlib.sha256(regular_bytes(path)).hexdigest()
+
+
+def regular_bytes(path: Path) -> bytes:
+    """What is in a file. Raises OSError or ValueError for what is none, such as a pipe, and for what is too large."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file, but {MANIFEST} lists it: write or fetch the vectors again")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a regular file")
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes: test vectors have at most {LARGEST_FILE}")
+    return path.read_bytes()
 
 
 def read_case(path: Path) -> tuple[Case, Arrays]:
-    told = json.loads(path.read_text(encoding="utf-8"))
-    with np.load(path.with_suffix(".npz")) as file:
+    """Raises ValueError where the two files hold no case, such as arrays of shapes that do not fit together."""
+    try:
+        case, bound = parsed_case(path)
+    except (ValueError, KeyError, TypeError, IndexError, AssertionError, RecursionError, zipfile.BadZipFile) as error:
+        reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} and its .npz hold no case: {reason}") from None
+    return case, bound
+
+
+def parsed_case(path: Path) -> tuple[Case, Arrays]:
+    told = json.loads(regular_bytes(path))
+    archive = io.BytesIO(regular_bytes(path.with_suffix(".npz")))
+    with zipfile.ZipFile(archive) as members:
+        if sum(member.file_size for member in members.infolist()) > LARGEST_FILE:
+            raise ValueError("the .npz is too large when unpacked")
+    with np.load(archive, allow_pickle=False) as file:
         group = {
             kind: {name.split(":")[1]: file[name] for name in file.files if name.startswith(f"{kind}:")}
             for kind in ("input", "parameter", "cotangent", "result", "bound")
         }
-    network = Recurrent(told["cell"], told["sizes"]["L"], told["activation"], told["gate_activation"])
-    given = group["input"], group["parameter"], group["cotangent"], group["result"]
-    return Case(path.stem, network, Sizes(**told["sizes"]), *given), group["bound"]
+    sizes = Sizes(**{name: int(value) for name, value in told["sizes"].items()})
+    for name in ("activation", "gate_activation"):
+        if told[name] not in ACTIVATIONS:
+            raise ValueError(f"{name} is {told[name]!r}: it can be {', '.join(ACTIVATIONS)}")
+    network = Recurrent(told["cell"], sizes.L, told["activation"], told["gate_activation"])
+    case = Case(path.stem, network, sizes, group["input"], group["parameter"], group["cotangent"], group["result"])
+    fits_together(case, group["bound"])
+    return case, group["bound"]
+
+
+def fits_together(case: Case, bound: Arrays) -> None:
+    """Raises ValueError unless each array has the shape that the case's sizes ask for, and every result a bound."""
+    assert isinstance(case.network, Recurrent)
+    s, cell = case.sizes, CELLS[case.network.cell]
+    if min(vars(s).values()) < 1:
+        raise ValueError(f"a size is less than 1: {s}")
+    rows, states = len(cell.gates) * s.H, (s.L, s.B, s.H)
+    inputs: dict[str, tuple[int, ...]] = {"x": (s.T, s.B, s.I)}
+    inputs |= {f"initial.{part}": states for part in cell.state._fields}
+    parameters: dict[str, tuple[int, ...]] = {}
+    for layer in range(s.L):
+        columns = {"weight_ih": (s.inputs_of(layer),), "weight_hh": (s.H,), "bias_ih": (), "bias_hh": ()}
+        parameters |= {f"cells.{layer}.{name}": (rows, *shape) for name, shape in columns.items()}
+    given: dict[str, tuple[int, ...]] = {"d.output": (s.T, s.B, s.H)}
+    given |= {f"d.final.{part}": states for part in cell.state._fields}
+    results = {name.removeprefix("d."): shape for name, shape in given.items()}
+    results |= {f"d.{name}": shape for name, shape in (inputs | parameters).items()}
+    for group, found, due in (
+        ("input", case.inputs, inputs), ("parameter", case.parameters, parameters),
+        ("cotangent", case.cotangents, given), ("result", case.truth, results), ("bound", bound, results),
+    ):  # fmt: skip
+        for name, shape in due.items():
+            if name not in found:
+                raise ValueError(f"there is no {group}:{name}")
+            if found[name].shape != shape or found[name].dtype != np.float64:
+                raise ValueError(f"{group}:{name} is {found[name].dtype} {found[name].shape}, not float64 {shape}")
+            if not np.isfinite(found[name]).all() or (group == "bound" and (found[name] < 0).any()):
+                raise ValueError(f"{group}:{name} has an entry that is negative or not finite")
+        if found.keys() - due.keys():
+            raise ValueError(f"there is an unknown {group}:{min(found.keys() - due.keys())}")
 
 
 def text(sizes: dict[str, int], groups: dict[str, Arrays]) -> str:
