@@ -27,6 +27,7 @@ from models.checkpoints import classifier, language_model, read_checkpoint
 from models.insight.figures import pictures, save_png, texts
 from models.insight.page import page, plain, room, text_page
 from models.insight.report import analyse, analyse_text
+from models.insight.run import run_of
 from models.language_model import LanguageModel
 from models.sampling import generate, opening
 from prompts import NOT_AN_OPTION, with_dashes
@@ -67,11 +68,14 @@ def into_model(options: Any, checkpoint: dict[str, Any]) -> Look:
     symbols = [piece.decode(errors="backslashreplace") for piece in tokenizer.pieces()]
     flow = Path(options.checkpoint).absolute().parent.parent / "flow.npz"
     epochs = dict(np.load(flow)) if flow.exists() else None
+    runs = {"trained": run_of(Path(options.checkpoint), checkpoint)}
+    if options.compare is not None:
+        runs["compared"] = run_of(Path(options.compare), other)
 
     def look(tell: Tell) -> tuple[dict[str, Any], str]:
         report = analyse(
             model, untrained(checkpoint), ids, symbols, compared=compared, flow_over_epochs=epochs, progress=tell
-        )
+        ) | {"runs": runs}
         tell("drawing")
         return report, page(report, source)
 
@@ -132,6 +136,7 @@ def into_classifier(options: Any, checkpoint: dict[str, Any]) -> Look:
     def look(tell: Tell) -> tuple[dict[str, Any], str]:
         tell("reading the text")
         report = analyse_text(model, ids, ["", *encoder.words], encoder.labels) | {"text": pieces}  # as it is written
+        report["runs"] = {"trained": run_of(Path(options.checkpoint), checkpoint)}
         return report, text_page(report, source)
 
     return look

@@ -68,9 +68,21 @@ def made_up_report(text: str = TEXT, layers: int = 2, size: int = 6, span: int =
     }  # shares of time, that together are no more than all of it
     decays = {name: norms(span) for name in ("predicted_decay", "measured_decay")}
     gates = {"names": list("ifo"), "mean_forget": dice.random(T), "half_life": np.append(dice.random(size - 1), np.inf)}
-    about = {"cell": "lstm", "layers": layers, "hidden_size": size, "parameters": 12345}
+    about = {"cell": "lstm", "layers": layers, "hidden_size": size, "parameters": 12345, "embedding_size": 8}
+    about["vocab_size"] = 99
+    losses = [
+        {"name": name, "cell": cell, "nats": np.append(np.nan, dice.exponential(2, T - 1)), "mean": 2.0, "right": 0.4}
+        for name, cell in (("trained", "lstm"), ("untrained", "lstm"), ("compared", "rnn"))
+    ]
+    gate_table = [
+        {"model": "trained", "layer": 0, "gate": "f", "mean": 0.7, "shut": 0.1, "open": 0.4, "half_life": 2.5},
+        {"model": "trained", "layer": 0, "gate": "o", "mean": 0.7, "shut": 0.1, "open": 0.4, "half_life": None},
+    ]
     return {
-        "about": about | {"vocab_size": 99, "length": T, "compared": about | {"cell": "rnn", "layers": 1}},
+        "runs": {"trained": made_up_run("lstm/version_0"), "compared": made_up_run("<b>rnn</b>/version_3")},
+        "losses": {"models": losses, "guess": 4.6},
+        "gate_table": gate_table,
+        "about": about | {"length": T, "compared": about | {"cell": "rnn", "layers": 1}},
         "text": list(text),
         "flow": {
             "bins": np.linspace(-20, 4, bins + 1),
@@ -94,6 +106,16 @@ def made_up_report(text: str = TEXT, layers: int = 2, size: int = 6, span: int =
         },
         "gates": {"layers": [gates | gate | decays] * layers},
         "attention": {"kind": "causal", "weights": sizes / sizes.sum(1, keepdims=True)},
+    }  # fmt: skip
+
+
+def made_up_run(name: str, points: int = 50) -> dict[str, Any]:
+    updates = 10 * np.arange(1, points + 1)
+    losses = {part: {"updates": updates, "nats": 1 + of / updates} for part, of in (("train", 9), ("held out", 12))}
+    return {
+        "name": name, "checkpoint": f"runs/{name}/checkpoints/best.ckpt", "written": "2026-12-01 09:30",
+        "epoch": 4, "update": 400, "held_out": 1.5,
+        "losses": losses,
     }  # fmt: skip
 
 
@@ -143,8 +165,8 @@ def test_no_two_elements_have_one_id(html: str) -> None:
 
 def test_a_figure_takes_the_ink_of_the_page_and_its_text_stays_text() -> None:
     drawn = list(pictures(made_up_report()))
-    assert len({picture.name for picture in drawn}) == len(drawn) == 11 + 7 + 1 + 7, (
-        "flow, training, connectivity, gates"
+    assert len({picture.name for picture in drawn}) == len(drawn) == 1 + 11 + 7 + 1 + 7, (
+        "losses, flow, training, connectivity, gates"
     )
     for picture in drawn:
         code = svg(picture)
@@ -281,6 +303,15 @@ def test_what_training_recorded_is_found_beside_the_checkpoint(call: Callable[..
     arrays = {f"layers.0.{name}": values for name, values in of["layers"][0].items()}
     np.savez(tmp_path / "run" / "flow.npz", epochs=of["epochs"], clipped=of["clipped"], **arrays)
     assert 'id="epoch"' in call("--checkpoint", ours, "--text", TEXT)
+
+
+def test_the_page_has_the_losses_of_both_runs(call: Callable[..., str], tmp_path: Path) -> None:
+    paths = [saved(tmp_path / name / "version_0" / "checkpoints" / "best.ckpt", name) for name in ("gru", "rnn")]
+    (tmp_path / "rnn" / "version_0" / "metrics.csv").write_text("step,train_loss,val_loss\n9,3.0,\n9,,2.5\n")
+    html = call("--checkpoint", paths[0], "--compare", paths[1], "--text", TEXT)
+    assert "compared, held out" in html and "trained, held out" not in html, "what lies beside the checkpoints"
+    assert "gru/version_0" in html and "2.5000 nats" in html and "compared RNN" in html
+    assert "No loss curves" in call("--checkpoint", paths[0], "--text", TEXT)
 
 
 def test_the_untrained_twin_has_the_weights_that_its_run_began_with(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from models.insight.figures import ridges
 from models.insight.page import DECADES, LEVELS, page, text_page
-from tests.test_explore import TEXT, made_up_report
+from tests.test_explore import TEXT, made_up_report, made_up_run
 
 pytestmark = pytest.mark.browser
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -22,6 +22,8 @@ OF_A_TEXT = {
     "probabilities": np.array([0.25, 0.75]),
     "pooling": np.array([0.1, 0.2, 0.7]),
     "gradient": np.array([3.0, 2.0, 1.0]),
+    "about": REPORT["about"] | {"bidirectional": True},
+    "runs": {"trained": made_up_run("sentiment/version_0")},
 }
 
 
@@ -52,6 +54,7 @@ def opened(browser: Any, files: dict[str, Path]) -> Iterator[Callable[..., Any]]
 
     def open_page(name: str = "report", width: int = 1280, theme: str = "light") -> Any:
         tab = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=theme)
+        tab.set_default_timeout(120_000)
         tab.on("console", lambda message: told.append(message.text))
         tab.on("pageerror", lambda error: told.append(str(error)))
         tab.on("request", lambda request: asked.append(request.url))
@@ -107,7 +110,8 @@ def test_the_bar_at_the_top_hides_nothing_that_a_link_or_a_button_leads_to(
 
     for link in tab.locator("nav a").all():
         link.click()
-        assert below_the_bar(f"{link.get_attribute('href')} :is(h2, h3)"), link.inner_text()
+        to = link.get_attribute("href")
+        assert below_the_bar(f"h3{to}, {to} h2"), link.inner_text()
     tab.locator("button[data-unit]").first.click()
     assert below_the_bar("#unit-number"), "the controls of the unit that the button shows"
     for control in ("#epoch", "#unit-number", "#unit-layer", "#connectivity-map"):
@@ -149,6 +153,25 @@ def test_pointing_at_a_symbol_shows_what_its_prediction_leaned_on(opened: Callab
     assert f"{of['predicted'][n - 1]} {100 * of['probability'][n - 1]:.0f}%" in told
     assert f"The row's total: {of['total'][n - 1]:.2g}" in told
     assert f"{row.max():.2g}, {row.argmax()} back" in told
+
+
+def test_a_text_is_coloured_by_what_each_symbol_cost(opened: Callable[..., Any]) -> None:
+    tab, of = opened(), REPORT["losses"]
+    nats, guess = of["models"][0]["nats"], of["guess"]
+    for n in (1, int(np.nanargmax(nats)), 30):
+        assert ground(tab, "loss", n) == painted(tab, nats[n] / guess, "leaning")
+        assert ("worse" in str(sign(tab, "loss", n).get_attribute("class"))) == (nats[n] >= guess)
+    assert tab.locator("#loss-legend").inner_text().split("\n") == ["0 nats", f"{guess:.2f} nats or more"]
+    sign(tab, "loss", 30).hover()
+    assert f"trained LSTM: {nats[30]:.2f} nats" in tab.locator("#loss-panel").inner_text()
+    sign(tab, "loss", 0).hover()
+    assert "it has no loss" in tab.locator("#loss-panel").inner_text() and ground(tab, "loss", 0) == "rgba(0, 0, 0, 0)"
+    tab.locator("#costliest button").first.click()
+    costliest = sign(tab, "loss", int(np.nanargmax(nats)))
+    assert costliest.get_attribute("aria-selected") == "true", "the first button leads to the largest loss"
+    tab.select_option("#loss-model", label="compared RNN less trained LSTM")
+    more = of["models"][2]["nats"][30] - nats[30]
+    assert ground(tab, "loss", 30) == painted(tab, more / guess, "signed")
 
 
 def test_nothing_ahead_of_a_prediction_is_coloured(opened: Callable[..., Any]) -> None:
@@ -333,7 +356,7 @@ def test_what_has_the_focus_is_seen(opened: Callable[..., Any]) -> None:
         )
         assert style == "solid" or not name, name
         names.append(name)
-    assert names[0] == "Gradient flow"
+    assert names[0] == "Run"
     assert {"theme", "epoch", "connectivity-map", "connectivity-text", "attention-text", "units-text", "quotes"} <= {
         *names
     }

@@ -15,11 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from models.insight.run import thinned
 from models.sampling import harmless
 
 INK, PAPER = "#1b212c", "#fefefe"  # in an SVG, those of the page
 DASHED = (0, (4, 2))
 COLOURS = {"trained": "#3a78e0", "untrained": "#8b94a3", "compared": "#e2801f"}
+MARKERS = {"trained": "o", "untrained": "s", "compared": "^"}  # as colour alone must not tell models apart
+LIGHTER = {"trained": "#85abed", "compared": "#efb57e"}  # of a loss in training, beside that held out
 LAYERS = ["#3a78e0", "#e2801f", "#2a9d6f", "#a561c9", "#c9506b", "#8b94a3"]
 GATES = {"i": "input gate", "f": "forget gate", "o": "output gate", "r": "reset gate", "z": "update gate"}
 BLOCKS = 120  # points of a line along a text, at most
@@ -73,6 +76,7 @@ class Line(NamedTuple):
     y: Any
     colour: str
     dash: Any = "-"
+    marker: str = ""
 
 
 class Picture(NamedTuple):
@@ -89,6 +93,7 @@ def pictures(report: dict[str, Any]) -> Iterator[Picture]:
     """The figures of what `models.insight.report.analyse` gives, in the order of the page."""
     with mpl.rc_context(STYLE):
         of, epochs = report["flow"], report["flow"]["over_epochs"]
+        yield from run_losses(report["runs"])
         for layer in range(max(len(layers_of(model)) for model in of["models"])):
             yield from flow([model for model in of["models"] if layer < len(layers_of(model))], layer, of["bins"])
         if epochs:
@@ -116,6 +121,19 @@ def save_png(picture: Picture, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings(action="ignore"):  # of signs that the font lacks
         picture.figure.savefig(folder / f"{picture.name}.png", dpi=180, facecolor="white")
+
+
+def run_losses(runs: dict[str, dict[str, Any]]) -> Iterator[Picture]:
+    """The losses that training recorded, of each run that has a metrics.csv: nothing where none has."""
+    lines, short = [], {"train": "training", "held out": "held out"}
+    for name, run in runs.items():
+        for part, of in run["losses"].items():
+            marker, dash = "" if part == "train" else MARKERS[name], DASHED if name == "compared" else "-"
+            at, nats = thinned(of["updates"], of["nats"])
+            colour = COLOURS[name] if part == "held out" else LIGHTER[name]
+            lines.append(Line(f"{name}, {short[part]}", at, nats, colour, dash, marker))
+    if lines:
+        yield curves("run", "losses", "Loss while training", lines, "update", "nats")
 
 
 def flow(models: list[dict[str, Any]], layer: int, bins: Any) -> Iterator[Picture]:
@@ -376,7 +394,10 @@ def plot(x: str, y: str, **options: Any) -> tuple[Figure, Axes]:
 def curves(section: str, name: str, title: str, lines: list[Line], x: str, y: str, **options: Any) -> Picture:
     figure, axes = plot(x, y, **options)
     for line in lines:
-        axes.plot(line.x, line.y, color=line.colour, linestyle=line.dash, label=line.label)
+        axes.plot(
+            line.x, line.y, color=line.colour, linestyle=line.dash, label=line.label,
+            marker=line.marker, markersize=4, markevery=max(1, len(line.x) // 8),
+        )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     axes.legend()
     ends = "; ".join(f"{line.label} from {line.y[0]:.2g} to {line.y[-1]:.2g}" for line in lines)

@@ -24,6 +24,21 @@ def gate_statistics(recording: Recording) -> dict[str, Any] | None:
     return {"layers": [of_layer(layer) for layer in recording.layers]}
 
 
+@torch.no_grad()
+def gate_table(recording: Recording) -> list[dict[str, Any]]:
+    """A row for each gate of each layer, so that cells with different gates can be compared: the mean of the gate, the
+    share of the time that its units are shut and open; of a forget gate also the median `half_life` of its cells."""
+    table = []
+    for number, layer in enumerate(recording.layers):
+        for name, gate in gates(layer).items():
+            if name not in CANDIDATES:
+                y = gate.y[:, 0].double()  # (T, H)
+                row = {"layer": number, "gate": name, "mean": y.mean().item()}
+                row |= {"shut": (y < SHUT).double().mean().item(), "open": (y > OPEN).double().mean().item()}
+                table.append(row | {"half_life": half_life(y.mean(0)).median().item() if name == "f" else None})
+    return table
+
+
 def of_layer(layer: Layer) -> dict[str, Any]:
     """`left` and `right` are each unit's share of the time in which a gate is below 0.1 and above 0.9 (H,); the rest is
     an LSTM's alone."""

@@ -9,11 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
 
 from models.insight.connectivity import SPAN
-from models.insight.figures import LEANING, LIFT, SIGNED, Picture, colours, ink_on, pictures, ridges, svg
+from models.insight.figures import (
+    GATES,
+    LEANING,
+    LIFT,
+    SIGNED,
+    STYLE,
+    Picture,
+    colours,
+    ink_on,
+    pictures,
+    ridges,
+    run_losses,
+    svg,
+)
+from models.insight.run import facts
 from models.language_model import LanguageModel
 from models.sampling import harmless
 
@@ -28,7 +43,7 @@ def room(model: LanguageModel) -> int:
     """How many symbols of a text a page can carry: their maps and activations must fit in."""
     of = model.hparams
     columns = 3 * SPAN + min(of["attention_span"], COLUMNS)
-    of_a_symbol = (2 * columns + of["num_layers"] * of["hidden_size"]) * 4 / 3 + 300  # in base64; 300: what is expected
+    of_a_symbol = (2 * columns + of["num_layers"] * of["hidden_size"]) * 4 / 3 + 330  # in base64; 330: what is expected
     return int((LARGEST - FIGURES) / of_a_symbol)
 
 
@@ -41,6 +56,7 @@ def page(report: dict[str, Any], source: str) -> str:
     attention = report["attention"] and {"weights": packed_map(report["attention"]["weights"], "weights")}
     data = {
         "symbols": [harmless(symbol) for symbol in report["text"]],
+        "losses": symbol_losses(report["losses"]),
         "predicted": [harmless(symbol) for symbol in of["predicted"]],
         "probability": plain(of["probability"], 4),
         "total": plain(of["total"], 4),
@@ -52,17 +68,28 @@ def page(report: dict[str, Any], source: str) -> str:
         },
         "epochs": epochs and by_epoch(epochs),
     }
-    figures: dict[str, list[tuple[Picture, Markup]]] = {}
+    figures: dict[str, list[tuple[Picture, Markup]]] = {"run": []}
     for picture in drawn:
         figures.setdefault(picture.section, []).append((picture, Markup(svg(picture))))
-    return render("report.html", data, report=report, figures=figures, source=source)
+    abouts = {"trained": report["about"], "compared": report["about"]["compared"]}
+    head = {name: facts(run, abouts[name]) for name, run in report["runs"].items()}
+    return render("report.html", data, report=report, figures=figures, source=source, head=head, gate_names=GATES)
+
+
+def symbol_losses(of: dict[str, Any]) -> dict[str, Any]:
+    names = [f"{model['name']} {model['cell'].upper()}" for model in of["models"]]
+    models = [{"name": name, "nats": plain(model["nats"], 4)} for name, model in zip(names, of["models"], strict=True)]
+    return {"models": models, "guess": of["guess"]}
 
 
 def text_page(report: dict[str, Any], source: str) -> str:
     """The page of what `models.insight.report.analyse_text` gives of a text, and where that text is from."""
     shares = {name: plain(report[name], 4) for name in ("pooling", "gradient") if report[name] is not None}
     data = {"symbols": [harmless(symbol) for symbol in report["text"]], "shares": shares}
-    return render("text.html", data, report=report, source=source)
+    head = {name: facts(run, report["about"], "text") for name, run in report["runs"].items()}
+    with mpl.rc_context(STYLE):
+        figures = {"run": [(picture, Markup(svg(picture))) for picture in run_losses(report["runs"])]}
+    return render("text.html", data, report=report, source=source, head=head, figures=figures)
 
 
 def render(template: str, data: dict[str, Any], **more: Any) -> str:

@@ -1,5 +1,6 @@
 """All that the page shows, as NumPy arrays, numbers and strings."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,8 @@ from torch import Tensor
 from models.classifier import Classifier
 from models.insight.connectivity import agreement, connectivity, sentence
 from models.insight.flow import BINS, flow, over_epochs
-from models.insight.gates import gate_statistics
+from models.insight.gates import gate_statistics, gate_table
+from models.insight.losses import symbol_losses
 from models.insight.recording import record
 from models.insight.units import activations, likeliest, properties, ranked
 from models.language_model import LanguageModel
@@ -51,6 +53,7 @@ def analyse(
     recordings = {name: record(of, ids[:, None]) for name, of in models.items()}
     recording = recordings["trained"]
     logits = model.head(recording.hidden[:, 0])  # (T, V)
+    losses = [{"name": name} | symbol_losses(of, recordings[name], ids) for name, of in models.items()]
     progress("gradient flow")
     flows = [{"name": name} | flow(of, ids, recordings[name]) for name, of in models.items()]
     progress("connectivity")
@@ -65,6 +68,7 @@ def analyse(
     return {
         "about": about(model) | {"length": len(ids), "compared": about(compared) if compared else None},
         "text": text,
+        "losses": {"models": losses, "guess": math.log(len(symbols))},
         "flow": {
             "bins": BINS.numpy(),
             "models": flows,
@@ -83,6 +87,7 @@ def analyse(
             "ranked": ranking,
         },
         "gates": gate_statistics(recording),
+        "gate_table": [{"model": name} | row for name, of in recordings.items() for row in gate_table(of)],
         "attention": None if looks is None else {"kind": "causal", "weights": looks[:, 0].cpu().numpy()},
     }
 
@@ -98,10 +103,16 @@ def check(models: dict[str, LanguageModel], ids: Tensor) -> None:
         raise ValueError(f"the text has symbol {int(ids.max())}, but the model knows 0 to {sizes['trained'] - 1}")
 
 
-def about(model: LanguageModel) -> dict[str, Any]:
+def about(model: LanguageModel | Classifier) -> dict[str, Any]:
+    """The architecture. What a model of this kind does not have is None."""
     names = {"cell": "cell", "layers": "num_layers", "hidden_size": "hidden_size", "vocab_size": "vocab_size"}
+    more = ("embedding_size", "attention_span", "tied", "dropout")
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return {name: model.hparams[option] for name, option in names.items()} | {"parameters": parameters}
+    return (
+        {name: model.hparams[option] for name, option in names.items()}
+        | {name: model.hparams.get(name) for name in more}
+        | {"parameters": parameters}
+    )
 
 
 def analyse_text(
@@ -115,6 +126,7 @@ def analyse_text(
     lengths = torch.tensor([len(ids)])
     logits, pooling, gradient = read_backwards(classifier, tokens, lengths)
     return {
+        "about": about(classifier) | {"bidirectional": True, "length": len(ids)},
         "text": [symbols[number] for number in ids.tolist()],
         "labels": labels or [f"class {number}" for number in range(logits.shape[1])],
         "probabilities": logits[0].softmax(dim=-1).cpu().numpy(),

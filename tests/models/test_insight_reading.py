@@ -296,7 +296,9 @@ def test_an_apostrophe_begins_no_string_and_lines_have_depths() -> None:
 
 SYMBOLS = list("abc\n (x")
 KEYS = {
-    "about": {"cell", "layers", "hidden_size", "parameters", "vocab_size", "length", "compared"},
+    "about": {"cell", "layers", "hidden_size", "parameters", "vocab_size", "length", "compared"}
+    | {"embedding_size", "attention_span", "tied", "dropout"},
+    "losses": {"models", "guess"},
     "flow": {"bins", "models", "over_epochs"},
     "connectivity": {"span", "symbols", "predicted", "probability", "norm", "total", "signed", "occlusion"}
     | {"integrated", "agreement", "sentence"},

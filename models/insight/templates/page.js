@@ -174,6 +174,47 @@ async function leaning(id, packedMaps) {
   text.point(Math.min(given.symbols.length, 60), false);
 }
 
+// The text coloured by what each symbol cost a model, or by how much more it cost one model than another.
+function losses({ models, guess }) {
+  const select = byId("loss-model");
+  const [first, compared] = [models[0], models.find(({ name }) => name.startsWith("compared"))];
+  const choices = models.map(({ name, nats }) => ({ name, nats, scale: "leaning" }));
+  if (compared) {
+    const more = first.nats.map((nats, n) => (nats === null ? null : compared.nats[n] - nats));
+    choices.push({ name: `${compared.name} less ${first.name}`, nats: more, scale: "signed" });
+  }
+  select.append(...choices.map(({ name }, n) => make("option", { textContent: name, value: n })));
+  const inNats = (value) => `${value.toFixed(2).replace("-", "−")} nats`;
+  const text = reader("loss", given.symbols, (n) => {
+    const told = models.map(({ name, nats }) => make("li", {
+      textContent: nats[n] === null ? `${name}: –` : `${name}: ${inNats(nats[n])}, probability ${percent(Math.exp(-nats[n]))}`,
+    }));
+    const where = make("p", {}, code(given.symbols[n]));
+    if (n) where.append(` at ${n}; likeliest here: `, code(given.predicted[n - 1]), ` ${percent(given.probability[n - 1])}`);
+    else where.append(" Nothing was read before the first symbol: it has no loss.");
+    byId("loss-panel").replaceChildren(where, make("ul", {}, ...told));
+  });
+  function show() {
+    const { nats, scale } = choices[Number(select.value)];
+    text.signs.forEach((sign, n) => {
+      paint(sign, nats[n] === null ? null : nats[n] / guess, scale);
+      sign.classList.toggle("worse", scale === "leaning" && nats[n] !== null && nats[n] >= guess);
+    });
+    if (scale === "leaning") legend("loss-legend", scale, "0 nats", `${guess.toFixed(2)} nats or more`);
+    else legend("loss-legend", scale, `−${guess.toFixed(2)} nats: costs less`, `${guess.toFixed(2)} nats: costs more`);
+    const costliest = nats.map((value, n) => [value, n]).filter(([value]) => value !== null);
+    costliest.sort(([a], [b]) => b - a);
+    byId("costliest").replaceChildren(...costliest.slice(0, 8).map(([value, n]) => {
+      const button = make("button", { type: "button" }, code(given.symbols[n]), ` ${inNats(value)} at ${n}`);
+      button.addEventListener("click", () => text.point(n, true));
+      return make("li", {}, button);
+    }));
+    text.again();
+  }
+  select.addEventListener("change", show);
+  show();
+}
+
 async function units({ kind, values: packedValues, top }) {
   const values = await unpacked(packedValues);
   const [layer, unit] = [byId("unit-layer"), byId("unit-number")];
@@ -312,6 +353,7 @@ async function begin() {
   belowTheBar();
   wideTables();
   if (given.shares) return reading(given.shares);
+  losses(given.losses);
   await leaning("connectivity", given.maps.connectivity);
   if (given.maps.attention) await leaning("attention", given.maps.attention);
   await units(given.units);
