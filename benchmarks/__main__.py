@@ -4,6 +4,7 @@ python -m benchmarks layers|growth|training|generation|memory|numpy [--pairs N] 
 python -m benchmarks kills [--count 50]
 python -m benchmarks corpora [--bytes 20e9] [--level character] [--folder DIR]
 python -m benchmarks gpu --out DIR [--device cpu --dry_run]
+python -m benchmarks readme [--pairs N] [--out FILE.json]
 """
 
 import json
@@ -16,10 +17,11 @@ from typing import Any, Literal
 import torch
 from jsonargparse import ArgumentParser
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks import char_rnn, corpora, generation, gpu, growth, kills, layers, memory, training
+from benchmarks import char_rnn, corpora, generation, gpu, growth, kills, layers, memory, readme, training
 from command_line import mistakes_in_one_line, quiet
 from datamodules.tokenizers import Level
 
@@ -47,6 +49,8 @@ def main() -> None:
                 print(f"{what:32}{figure_of_it}", flush=True)
         elif options.subcommand == "gpu":
             gpu.measure(**given)
+        elif options.subcommand == "readme":
+            beside_readme(**given)
         else:
             measure(MEASUREMENTS[options.subcommand], **given)
 
@@ -77,6 +81,10 @@ def parse_arguments() -> Any:
     command.add_argument("--device", type=Literal["cuda", "cpu"], default="cuda", help="cpu is for --dry_run")
     command.add_argument("--dry_run", action="store_true", help="run every part in a tiny size, in seconds")
     commands.add_subcommand("gpu", command, help=first_sentence(gpu.__doc__))
+    command = ArgumentParser(exit_on_error=False, description=readme.__doc__)
+    command.add_argument("--pairs", type=int, default=readme.PAIRS, help="how often each side is measured")
+    command.add_argument("--out", type=str | None, default=None, help="a JSON file: figures, machine, versions")
+    commands.add_subcommand("readme", command, help=first_sentence(readme.__doc__))
     options = parser.parse_args()
     given = options[options.subcommand]
     if given.get("pairs", 2) < 2:
@@ -97,11 +105,29 @@ def measure(measurement: Any, out: str | None, plot: str | None = None, **given:
     print(measurement.__doc__)
     Console(width=120).print(table_of(found))
     if out:
-        about = {"measured": " ".join(measurement.__doc__.split()), **versions(), "machine": machine()}
-        content = json.dumps(about | {"rows": found}, indent=1, ensure_ascii=False)
-        Path(out).write_text(content + "\n", encoding="utf-8")
+        write(out, measurement, found)
     if plot:
         measurement.plot(found, plot)
+
+
+def write(out: str, measurement: Any, found: list[dict[str, Any]]) -> None:
+    about = {"measured": " ".join(measurement.__doc__.split()), **versions(), "machine": machine()}
+    content = json.dumps(about | {"rows": found}, indent=1, ensure_ascii=False)
+    Path(out).write_text(content + "\n", encoding="utf-8")
+
+
+def beside_readme(pairs: int, out: str | None) -> None:
+    found = list(track(readme.rows(pairs), description="measuring", total=None, transient=True))
+    print("{processor}, {cores} cores, {threads} threads".format_map(machine()))
+    table = Table("figure", "of", "README", "measured (quartiles)", "")
+    for row in found:
+        table.add_row(*map(escape, readme.lines(row)))
+    Console(width=120).print(table)
+    print("not measured:")
+    for beginning, command in readme.NOT_MEASURED.items():
+        print(f"    {beginning.strip('| :'):32}{command}")
+    if out:
+        write(out, readme, found)
 
 
 def table_of(found: list[dict[str, Any]]) -> Table:
