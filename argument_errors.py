@@ -85,7 +85,7 @@ def similar(name: str, options: list[str]) -> list[str]:
     same = [option for option in options if option.rpartition(".")[2] == last]
     if not same:
         lasts = {option.rpartition(".")[2] for option in options}
-        near = difflib.get_close_matches(last, sorted(lasts), n=1, cutoff=0.7)
+        near = difflib.get_close_matches(last, sorted(lasts), n=1, cutoff=0.6)
         same = [option for option in options if option.rpartition(".")[2] in near]
     same.sort(key=lambda option: not option.startswith(f"{part}."))
-    return same[:2] or difflib.get_close_matches(name, options, n=1, cutoff=0.7)
+    return same[:2] or difflib.get_close_matches(name, options, n=1, cutoff=0.6)

@@ -74,7 +74,7 @@ def candidate_arguments() -> ArgumentParser:
     add("--vectors", type=str, help="try it on the test vectors of this folder")
     add("--quick", action="store_true", help="four cases only")
     add("--json", action="store_true", help="the verdict for machines")
-    add("--time_limit", type=float, default=60.0, help="seconds")
+    add("--time_limit", type=float, default=60.0, help="seconds that each case may take")
     return parser
 
 

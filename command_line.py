@@ -10,12 +10,16 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentError, ArgumentParser
 
 from argument_errors import rewritten, with_suggestion
+from help_texts import ShortHelp
 from models.escaping import harmless
 from terminal import check_arguments, prepare_streams
 
 
 class SuggestsOptions(ArgumentParser):
     """A parser whose error about an option that does not exist names the one that was probably meant."""
+
+    def __init__(self, *args: Any, formatter_class: Any = ShortHelp, **kwargs: Any) -> None:
+        super().__init__(*args, formatter_class=formatter_class, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         super().error(with_suggestion(message, options_of(self)), ex)

@@ -47,7 +47,7 @@ def parse_arguments(arguments: list[str] | None = None) -> Any:
     parser.add_argument("--encoding", type=str, default="utf-8", help="of the file; level byte needs none")
     parser.add_argument("--length", type=PositiveInt | None, default=None, help="symbols of the text, at most")
     parser.add_argument("--unknown", type=UnknownSymbols, default="refuse", help="what to do with symbols it never saw")
-    parser.add_argument("--out", type=str, default="report.html", help="the page")
+    parser.add_argument("--out", type=str, default="report.html", help="where the page is written")
     parser.add_argument("--png", type=str | None, default=None, help="a folder for its figures")
     parser.add_argument("--json", type=str | None, default=None, help="a file for its numbers")
     given = sys.argv[1:] if arguments is None else arguments

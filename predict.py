@@ -40,14 +40,14 @@ def parse_arguments(arguments: list[str] | None = None) -> Any:
     add_sampling(writing, prompt=PROMPTS["generate"], length=500, temperature=0.8)
     writing.add_argument("--stop", type=str, nargs="+", default=[], help="end before the first of these strings")
     writing.add_argument("--count", type=int, default=1, help="texts to write, with this seed and those after it")
-    commands.add_subcommand("generate", writing)
+    commands.add_subcommand("generate", writing, help="go on writing from a prompt")
     scoring = ArgumentParser(
         description="Judge the Python that a model writes: brackets, indentation, and whether it parses.",
         exit_on_error=False,
     )
     add_sampling(scoring, prompt=PROMPTS["score"], length=1000, temperature=0.5)
     scoring.add_argument("--samples", type=int, default=20, help="texts to judge, with this seed and those after it")
-    commands.add_subcommand("score", scoring)
+    commands.add_subcommand("score", scoring, help="judge the Python that a model writes")
     suggesting = ArgumentParser(
         description="The likeliest words after a text, or to complete its last one.", exit_on_error=False
     )
@@ -55,7 +55,7 @@ def parse_arguments(arguments: list[str] | None = None) -> Any:
     suggesting.add_argument("--count", type=PositiveInt, default=3, help="words to suggest")
     suggesting.add_argument("--interactive", action="store_true", help="suggest while you type; Tab takes the first")
     suggesting.add_argument("text", type=str, nargs="?", default="", help="in quotes; a space at its end ends its word")
-    commands.add_subcommand("suggest", suggesting)
+    commands.add_subcommand("suggest", suggesting, help="the likeliest next words of a text")
     classifying = ArgumentParser(
         description="Say of each text which class it is, how surely, and which words were looked at.",
         exit_on_error=False,
@@ -70,7 +70,7 @@ def parse_arguments(arguments: list[str] | None = None) -> Any:
     classifying.add_argument("--encoding", type=str, default="utf-8", help="of the file")
     classifying.add_argument("--to", type=Format, default="text", help="what to write: for people, or for programs")
     classifying.add_argument("texts", type=str, nargs="*", help="each in quotes; after -- they may begin with dashes")
-    commands.add_subcommand("classify", classifying)
+    commands.add_subcommand("classify", classifying, help="the class of each text")
     given = sys.argv[1:] if arguments is None else arguments
     return parser.parse_args(with_dashes(given, ["--prompt"], writing._option_string_actions))
 

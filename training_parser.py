@@ -1,14 +1,21 @@
 """The argument parser of train.py: Lightning's, with arguments of this project and suggestions for unknown options."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pytorch_lightning.cli import LightningArgumentParser
 
 from command_line import SuggestsOptions
+from help_texts import shorten
 
 
 class TrainingParser(SuggestsOptions, LightningArgumentParser):
     """The parser of `--trainer`, `--model` and `--data`."""
+
+    def format_help(self, formatter: Any = None) -> str:
+        """In some 200 lines, where Lightning would print 600."""
+        self.usage = "train.py --config FILE [--KEY VALUE ...]"
+        shorten(self)
+        return super().format_help(formatter)
 
 
 def add_run_arguments(parser: LightningArgumentParser, tasks: tuple[str, ...]) -> None:

@@ -168,10 +168,11 @@ class LabelledDataModule(pl.LightningDataModule):
         val_path: a table to hold out; without one, a part of each class in the training table, drawn at random, always
             the same.
         test_path: a table to report on when training has ended.
-        text_column, label_column: names in the table's first row, or in each line's object; or numbers of columns,
-            counted from 0, in a table whose first row is a text already. Where a table has no column of the default
-            name, one with another usual name is taken, such as sentence.
-        encoding: of the files.
+        text_column: the column of the texts: its name in the table's first row, or in each line's object; or its number
+            from 0, in a table whose first row is a text already.
+        label_column: the column of the labels, likewise. Where a table has no column of the default name, one with
+            another usual name is taken, such as sentence.
+        encoding: the encoding of the files.
         empty_rows: refuse a table that has rows without a text or a label, or skip these rows and say how many.
         level: what one step is: a word, or a character.
         lower_case: read upper case as lower case.

@@ -29,7 +29,7 @@ class TextDataModule(pl.LightningDataModule):
             python-docstrings the English in it, memorise a text of 559 characters. The others are downloaded once, and
             their test part is not in the text.
         level: what one symbol is: a character, a byte, a word, or a frequent piece of a word (byte pair encoding).
-        encoding: of the file; not used at level byte.
+        encoding: the encoding of the file; not used at level byte.
         batch_size: B, contiguous streams that are read side by side, by all processes together.
         window: T, steps between two updates, through which gradients flow back.
         val_fraction: the held-out part of the text, from its end; without one, what is usual for a corpus that is

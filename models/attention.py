@@ -31,6 +31,9 @@ class CausalAttention(nn.Module):
         self.query, self.value = nn.Linear(size, size), nn.Linear(size, size)
         self.key = nn.Linear(size, size, bias=False)  # which would add the same to all scores of a query
 
+    def extra_repr(self) -> str:
+        return f"span={self.span}"
+
     def forward(self, h: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         seen = h if memory is None else torch.cat([memory, h])  # (S, B, H)
         q, k, v = (part.transpose(0, 1) for part in (self.query(h), self.key(seen), self.value(seen)))  # (B, ·, H)
@@ -68,6 +71,9 @@ class AttentionPooling(nn.Module):
             raise ValueError(f"{score!r} does not exist: choose one of {', '.join(SCORES)}")
         self.inner = nn.Linear(size, size) if score == "additive" else None
         self.vector = nn.Parameter(torch.empty(size).uniform_(-(size**-0.5), size**-0.5))
+
+    def extra_repr(self) -> str:
+        return f"{len(self.vector)}, score={'dot' if self.inner is None else 'additive'}"
 
     def forward(self, h: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         ends = len(h) if lengths is None else lengths.to(h.device)

@@ -65,6 +65,9 @@ class Cell(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -(hidden_size**-0.5), hidden_size**-0.5)
 
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.hidden_size}"
+
     def initial_state(self, batch_size: int) -> Any:
         """A state of zeros, (B, H) each."""
         zeros = self.weight_hh.new_zeros(batch_size, self.hidden_size)

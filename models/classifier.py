@@ -24,18 +24,19 @@ class Classifier(Trained):
         z = W pooled + b
 
     Args:
-        vocab_size: V; symbol 0 is the unknown one.
-        num_classes: C.
+        vocab_size: V, the number of different symbols; symbol 0 is the unknown one.
+        num_classes: C, the number of classes.
         cell: the recurrent cell.
-        embedding_size: E.
-        hidden_size: H, of each direction.
-        num_layers: L.
+        embedding_size: E, the size of a symbol's vector.
+        hidden_size: H, the size of the state of a layer, in each direction.
+        num_layers: L, the number of recurrent layers.
         pooling: how attention scores a step: additive or dot.
-        dropout: of embeddings, between layers, and of what is pooled: the probability that a value is dropped.
+        dropout: the probability that a value is dropped, of embeddings, between layers, and of what is pooled.
         word_dropout: the probability that a symbol of a training text is read as the unknown one.
-        class_weights: of each class in the loss; none if all count the same.
+        class_weights: the weight of each class in the loss; null if all count the same.
         label_smoothing: the share of each label in the loss that is spread over all classes: the model stays unsure.
-        backend: as in `models.recurrent.Recurrent`.
+        backend: how the layers are computed; auto takes kernels in C++ where there is a compiler, else fused
+            (`models.recurrent.Recurrent`).
         training: as in `models.training.Trained`.
 
     Inputs: tokens (T, B), and lengths (B), at least 1: what a text has beyond its length bears on nothing.

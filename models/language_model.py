@@ -37,24 +37,27 @@ class LanguageModel(Trained):
     With attention, each h_t looks back at earlier ones before it is read (`models.attention.CausalAttention`).
 
     Args:
-        vocab_size: V.
+        vocab_size: V, the number of different symbols.
         cell: the recurrent cell.
-        embedding_size: E; none for one-hot input.
-        hidden_size: H.
-        num_layers: L.
-        activation, gate_activation: as in `models.cells.Cell`.
+        embedding_size: E, the size of a symbol's vector; null for one-hot input.
+        hidden_size: H, the size of the state of a layer.
+        num_layers: L, the number of recurrent layers.
+        activation: the activation of the new state or the candidate (`models.cells.Cell`).
+        gate_activation: the activation of the gates of LSTM and GRU.
         forget_bias: added once to the LSTM's forget gate when the weights are drawn, so that memory starts out long
             (Gers et al., 2000).
-        initialization: as in `models.initialization.initialize`, before the forget bias.
+        initialization: how the weights are drawn (`models.initialization.initialize`).
         tied: whether W is the embedding (Press and Wolf, 2017), so that E must be H.
-        dropout: of each layer's output, while training.
-        dropout_per: as in `models.recurrent.Dropout`.
-        weight_dropout: of W_hh, while training, drawn once a window (Merity et al., *Regularizing and optimizing LSTM
-            language models*, 2018): what a small text needs against a large layer.
+        dropout: the probability that a value of a layer's output is dropped, while training.
+        dropout_per: whether what is dropped is drawn at every step, or once a window.
+        weight_dropout: the probability that a weight of W_hh is dropped, while training, drawn once a window (Merity et
+            al., *Regularizing and optimizing LSTM language models*, 2018); a small text needs it against a large layer.
         attention_span: how many states a step looks back at, its own among them; 0 for no attention.
         bidirectional: refused, as a layer that reads the text backwards has seen the symbol that is to be predicted.
         loss: the cross entropy of every step, or of each window's last step alone. Held-out text counts at every step.
-        backend, recompute: as in `models.recurrent.Recurrent`.
+        backend: how the layers are computed; auto takes kernels in C++ where there is a compiler, else fused
+            (`models.recurrent.Recurrent`).
+        recompute: steps that are computed again in the backward pass at a time, to save memory; 0 keeps everything.
         cuda_graph: on a GPU, whether updates are recorded and replayed, where they can be (`models.graphed`).
         training: as in `models.training.Trained`.
 

@@ -44,6 +44,9 @@ class Dropout(nn.Module):
         like = x if self.per == "step" else x[:1]
         return torch.empty_like(like).bernoulli_(1 - self.p).div_(1 - self.p)
 
+    def extra_repr(self) -> str:
+        return f"p={self.p}, per={self.per}"
+
     def forward(self, x: Tensor) -> Tensor:
         return x * self.mask(x) if self.training and self.p else x
 
@@ -116,6 +119,15 @@ class Recurrent(nn.Module):
         self.cells, self.reverse_cells = (
             nn.ModuleList(CELLS[cell](size, hidden_size, activation, gate_activation) for size in of)
             for of in (sizes, sizes if bidirectional else [])
+        )
+
+    def extra_repr(self) -> str:
+        """As of nn.LSTM, with the backend."""
+        first = self.layers()[0]
+        sizes = f"{first[0].input_size}, {first[0].hidden_size}, num_layers={len(self.cells)}"
+        options = {"bidirectional": len(first) == 2, "recompute": self.recompute}
+        return ", ".join(
+            [sizes, *(f"{name}={value}" for name, value in options.items() if value), f"backend={self.backend}"]
         )
 
     def layers(self) -> list[list[Cell]]:

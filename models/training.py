@@ -32,13 +32,14 @@ class Trained(pl.LightningModule):
     """A model with recurrent layers, an optimizer and a schedule.
 
     Args:
-        optimizer: torch's, by name.
-        learning_rate: of the optimizer, before the schedule's factor.
-        weight_decay: of the optimizer.
+        optimizer: the optimizer of torch.
+        learning_rate: the learning rate, before the schedule's factor.
+        weight_decay: the weight decay of the optimizer.
         schedule: constant; exponential, `decay_rate ** (epoch / decay_steps)`; cosine, from 1 to 0 over the run;
             plateau, times `decay_rate` after `decay_steps` validations without a better one.
         warmup_steps: updates over which the rate rises linearly from 0.
-        decay_rate, decay_steps: of the exponential and plateau schedules; decay_steps in epochs, or validations.
+        decay_rate: the factor of the exponential and plateau schedules.
+        decay_steps: epochs (exponential) or validations (plateau) for one such factor.
         matmul_precision: of float32 matrix products. highest computes them in float32; medium rounds their factors to
             bfloat16 where the machine has units for that, and sums in float32: faster, and fine for training.
 

@@ -91,3 +91,13 @@ def test_wrong_shapes_and_names_are_refused(cell: str) -> None:
             Recurrent(cell, 3, 5)(torch.zeros(shape))
     with pytest.raises(ValueError, match="'softplus' does not exist"):
         Recurrent(cell, 3, 5, activation="softplus")
+
+
+def test_its_representation_shows_sizes_and_options() -> None:
+    shown = repr(Recurrent("lstm", 3, 5, 2, backend="fused", bidirectional=True, dropout=0.1))
+    assert "3, 5, num_layers=2, bidirectional=True, backend=fused" in shown
+    assert "(dropout): Dropout(p=0.1, per=step)" in shown
+    assert "(0): LSTMCell(3, 5)" in shown and "(1): LSTMCell(10, 5)" in shown
+    assert repr(CELLS["gru"](4, 6)) == "GRUCell(4, 6)"
+    plain = repr(Recurrent("rnn", 7, 2, backend="autograd"))
+    assert "7, 2, num_layers=1, backend=autograd" in plain and "bidirectional" not in plain
