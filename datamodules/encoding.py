@@ -5,7 +5,6 @@ import gzip
 import hashlib
 import io
 import lzma
-import os
 import stat
 import zlib
 from collections.abc import Callable, Iterator
@@ -124,7 +123,8 @@ class Text:
     """A file, the files of a folder, or bytes, to be read in chunks, from the beginning, as often as needed.
 
     Files named .gz, .bz2, .xz and .zst are unpacked as they are read. The files of a folder, and of the folders in it,
-    follow each other by name, with a newline in between; those whose names begin with a dot are left out.
+    follow each other by name, with a newline in between; those whose names begin with a dot are left out, and symbolic
+    links are followed.
 
     Args:
         name: what errors call it.
@@ -172,17 +172,9 @@ class Text:
 
 def files_of(path: Path) -> list[Path]:
     """The file, or all of a folder, by name."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
     with explained(str(path)):
-        found = [path]
-        if path.is_dir():
-            found = []
-            for folder, folders, names in os.walk(path, onerror=refuse):
-                folders[:] = [name for name in folders if not name.startswith(".")]
-                found += [Path(folder, name) for name in names if not name.startswith(".")]
+        is_folder = path.is_dir()
+    found = files_below(path) if is_folder else [path]
     for file in found:
         with explained(str(file)):
             if not stat.S_ISREG(file.stat().st_mode):
@@ -190,6 +182,29 @@ def files_of(path: Path) -> list[Path]:
     if not found:
         raise ValueError(f"{path}: is a folder without files; give a text with --data.path")
     return sorted(found)
+
+
+def files_below(path: Path) -> list[Path]:
+    """All files of a folder and of the folders in it. Folders that symbolic links lead to are read after the others,
+    and each folder is read once, so that links cannot lead in a circle.
+    """
+    files: list[Path] = []
+    folders, links, seen = [path], list[Path](), set[tuple[int, int]]()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        with explained(str(folder)):
+            about = folder.stat()
+            if (identity := (about.st_dev, about.st_ino)) in seen:
+                continue
+            seen.add(identity)
+            for entry in sorted(folder.iterdir()):
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    (links if entry.is_symlink() else folders).append(entry)
+                else:
+                    files.append(entry)
+    return files
 
 
 def unpacked(file: bytes | Path, name: str, advance: Advance, update: Callable[[bytes], None]) -> Iterator[bytes]:

@@ -132,6 +132,48 @@ def test_a_folder_is_its_files_by_name_with_a_newline_in_between(tmp_path: Path)
     assert same(encode_file(tmp_path / "texts"), in_one_piece(b"zz\na\n\nb\n\nc\n\nd\n\ne\n\nf\n", "character"))
 
 
+def test_folders_that_links_lead_to_are_read_once(tmp_path: Path) -> None:
+    """Links to a folder elsewhere, to one that is read anyway, to an upper one, to itself, and to a file."""
+    texts = tmp_path / "texts"
+    for name in ("texts/c", "texts/inner/d", "elsewhere/b", "elsewhere/deep/a"):
+        write(tmp_path, name[-1].encode(), name + ".txt")
+    for name, target in (
+        ("link", tmp_path / "elsewhere"),
+        ("again", tmp_path / "elsewhere"),
+        ("inner/up", texts),
+        ("beside", texts / "inner"),
+        ("z.txt", texts / "c.txt"),
+    ):
+        (texts / name).symlink_to(target)
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path)
+    assert [str(path.relative_to(texts)) for path in encoding.files_of(texts)] == [
+        "again/b.txt", "again/deep/a.txt", "c.txt", "inner/d.txt", "z.txt",
+    ]  # fmt: skip
+    (texts / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="texts/loop: "):
+        encoding.files_of(texts)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Path.iterdir
+
+    def iterdir(folder: Path) -> Any:
+        if folder.name == "closed":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return plain(folder)
+
+    write(tmp_path / "texts", b"a", "a.txt")
+    (tmp_path / "texts" / "inner" / "closed").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "closed").mkdir(parents=True)
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(PermissionError, match="inner/closed: may not be read; change its permissions"):
+        encoding.files_of(tmp_path / "texts")
+    (tmp_path / "texts" / "inner" / "closed").rmdir()
+    (tmp_path / "texts" / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PermissionError, match="texts/link/closed: may not be read"):
+        encoding.files_of(tmp_path / "texts")
+
+
 def files(cache: Path) -> dict[str, list[Path]]:
     return {suffix: sorted(cache.glob("*" + suffix)) for suffix in (".ids", ".json", ".digest", ".part")}
 
