@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-import resource
 import shlex
 import signal
 import sys
@@ -65,12 +64,18 @@ class Throughput(pl.Callback):
         self.began = now
         if trainer.global_step % trainer.log_every_n_steps == 0:
             pl_module.log("tokens_per_second", self.tokens_per_second, prog_bar=True)
-            pl_module.log("peak_memory_mb", peak_memory_mb(pl_module.device))
+            if (peak := peak_memory_mb(pl_module.device)) is not None:
+                pl_module.log("peak_memory_mb", peak)
 
 
-def peak_memory_mb(device: torch.device) -> float:
+def peak_memory_mb(device: torch.device) -> float | None:
+    """None where the system does not count the memory of a process as POSIX does, as on Windows."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        import resource
+    except ImportError:
+        return None
     unit = 1 if sys.platform == "darwin" else 1024  # bytes in what getrusage counts
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 

@@ -38,8 +38,10 @@ class WholeFiles(TorchCheckpointIO):
 
 
 def put_in_place(beside: Path, path: Path) -> None:
-    """Renames a file, for good: the name, too, is on the disk."""
+    """Renames a file, for good: the name, too, is on the disk. Windows cannot open a folder to ask for that."""
     beside.replace(path)
+    if os.name == "nt":
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -72,3 +72,15 @@ def test_the_checker_loads_neither_torch_nor_lightning_before_a_candidate_needs_
     code = "import sys, check, bptt.verify.candidates; print(*{name.split('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "bptt" in done.stdout.split() and not {"torch", "pytorch_lightning", "lightning"} & set(done.stdout.split())
+
+
+POSIX = {"resource", "fcntl", "termios", "tty", "pwd", "grp", "pty", "posix", "syslog"}
+
+
+def test_no_module_of_posix_alone_is_imported_where_it_may_be_missing() -> None:
+    """Windows has none of them: an import at the top of a module would end every script there."""
+    for path in [*ROOT.glob("*.py"), *(file for package in FORBIDDEN for file in (ROOT / package).rglob("*.py"))]:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [str(node.module)]
+                assert not POSIX & {name.split(".")[0] for name in names}, f"{path}: put it into try"

@@ -6,10 +6,10 @@ import gzip
 import lzma
 import os
 import re
-import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,6 +190,7 @@ def test_when_there_is_no_room_for_the_cache_nothing_is_left_and_the_next_start_
 ) -> None:
     monkeypatch.setattr(encoding, "LONG", 1)
     (tmp_path / "text.txt").write_bytes(UTF_8)
+    resource: Any = pytest.importorskip("resource", reason="no limits on the size of files here")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:

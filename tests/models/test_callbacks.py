@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,9 @@ from models.callbacks import (
     Teller,
     Throughput,
     ValidateAtTheEnd,
+    peak_memory_mb,
 )
+from models.checkpoint_files import put_in_place
 from models.checkpoints import WholeFiles, read_checkpoint
 from models.language_model import LanguageModel
 
@@ -240,3 +243,18 @@ def test_a_run_that_is_stopped_is_validated_whatever_epochs_are(data: TextDataMo
 def test_a_checkpoint_is_due_after_one_update_at_least(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--save_every is 0: it must be at least 1"):
         LastCheckpoint(tmp_path / "last.ckpt", 0)
+
+
+def test_without_a_count_of_memory_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("resource")
+    assert isinstance(peak_memory_mb(torch.device("cpu")), float)
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert peak_memory_mb(torch.device("cpu")) is None
+
+
+def test_windows_opens_no_folder_to_rename_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "new").write_text("new")
+    beside, path = tmp_path / "new", tmp_path / "old"
+    monkeypatch.setattr("models.checkpoint_files.os", SimpleNamespace(name="nt"))
+    put_in_place(beside, path)
+    assert path.read_text() == "new" and not beside.exists()
