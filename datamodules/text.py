@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -13,9 +14,13 @@ from datamodules.corpora import CORPORA, Corpus
 from datamodules.downloads import DOWNLOADS, fetch
 from datamodules.encoding import Encoded, Text, encode
 from datamodules.streams import Streams
-from datamodules.tokenizers import Level, Tokenizer
+from datamodules.tokenizers import Ids, Level, Tokenizer
 
 SMALLEST_VOCABULARY = {"word": 2, "bpe": 256}
+USUAL_BATCH_SIZE = 32
+UPDATES_OF_AN_EPOCH = 500  # fewer teach little: a small text is read in fewer streams
+MANY_UNKNOWN = 0.1  # share of unknown symbols from which on there is advice
+SAMPLED = 1 << 24  # symbols of a part that are looked at, at most, to count unknown ones
 SHARE = 1 / 4  # of a GPU's free memory that the training part may take: the rest is the model's
 
 
@@ -30,7 +35,8 @@ class TextDataModule(pl.LightningDataModule):
             their test part is not in the text.
         level: what one symbol is: a character, a byte, a word, or a frequent piece of a word (byte pair encoding).
         encoding: the encoding of the file; not used at level byte.
-        batch_size: B, contiguous streams that are read side by side, by all processes together.
+        batch_size: B, contiguous streams that are read side by side, by all processes together. null chooses: 32, or
+            where a small text would then give fewer than 500 updates an epoch, half as many as often as needed.
         window: T, steps between two updates, through which gradients flow back.
         val_fraction: the held-out part of the text, from its end; without one, what is usual for a corpus that is
             downloaded, and 0.1 of any other text; 0 trains on all of it and holds out the same text.
@@ -48,7 +54,7 @@ class TextDataModule(pl.LightningDataModule):
         corpus: Corpus = "python-stdlib",
         level: Level = "character",
         encoding: str = "utf-8",
-        batch_size: int = 32,
+        batch_size: int | None = 32,
         window: int = 64,
         val_fraction: float | None = None,
         val_streams: int = 1,
@@ -57,6 +63,7 @@ class TextDataModule(pl.LightningDataModule):
         super().__init__()
         self.save_hyperparameters()
         self._train_streams: Streams | None = None
+        self._reduced: int | None = None  # the batch size, where it was chosen for a small text
         if level not in get_args(Level):
             raise ValueError(f"--data.level is {level!r}: choose one of {', '.join(get_args(Level))}")
         smallest = SMALLEST_VOCABULARY.get(level, 0)
@@ -65,7 +72,7 @@ class TextDataModule(pl.LightningDataModule):
                 f"--data.vocabulary_size is {vocabulary_size}: at level {level} it must be at least {smallest}"
             )
         for name, value in (("batch_size", batch_size), ("window", window), ("val_streams", val_streams)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"--data.{name} is {value}: it must be at least 1")
         if val_fraction is not None and not 0 <= val_fraction < 1:
             raise ValueError(f"--data.val_fraction is {val_fraction}: it must be at least 0, and less than 1")
@@ -82,7 +89,11 @@ class TextDataModule(pl.LightningDataModule):
         else:
             content = CORPORA[name]()
         text = Text(name, content, None if level == "byte" else options["encoding"])
-        return encode(text, level, usual if fraction is None else fraction, options["vocabulary_size"])
+        encoded = encode(text, level, usual if fraction is None else fraction, options["vocabulary_size"])
+        if options["batch_size"] is None:
+            self._reduced = chosen_batch_size(len(encoded.training), options["window"])
+            options["batch_size"] = self._reduced or USUAL_BATCH_SIZE
+        return encoded
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -124,7 +135,28 @@ class TextDataModule(pl.LightningDataModule):
     def __str__(self) -> str:
         _, training, held_out, _ = self._encoded
         name = self.hparams["path"] or self.hparams["corpus"]
-        return f"{name}: {len(training):,} symbols to train on, {len(held_out):,} held out, {self.vocab_size} different"
+        sizes = f"{len(training):,} symbols to train on, {len(held_out):,} held out, {self.vocab_size} different"
+        return "\n".join([f"{name}: {sizes}", *self._notes()])
+
+    def _notes(self) -> list[str]:
+        """Lines on the symbols that the vocabulary lacks, and on a batch size that was chosen for a small text."""
+        notes = []
+        shares = [unknown_share(part) if hasattr(self.tokenizer, "UNKNOWN") else 0.0 for part in self._encoded[1:3]]
+        if self.tokenizer.whole_words or shares[1] >= MANY_UNKNOWN:
+            note = f"not in the vocabulary: {shares[0]:.1%} of the training part, {shares[1]:.1%} of the held-out part"
+            notes.append(f"{note}{self._way_out() if max(shares) >= MANY_UNKNOWN else ''}")
+        if self._reduced:
+            note = f"the text is small: a batch size of {self._reduced} instead of {USUAL_BATCH_SIZE} makes"
+            notes.append(f"{note} more updates (--data.batch_size)")
+        return notes
+
+    def _way_out(self) -> str:
+        """What to do where many symbols are unknown."""
+        if not self.tokenizer.whole_words:
+            return ": the held-out part, the end of the text, is unlike the rest; --data.level byte knows every symbol"
+        is_full = self.tokenizer.vocab_size >= self.hparams["vocabulary_size"]
+        larger = "raise --data.vocabulary_size, or " if is_full else ""
+        return f": {larger}choose --data.level bpe, which has no such words"
 
     def train_dataloader(self) -> Streams:
         """Windows cut on the GPU that trains, where there is room for the text, and else on the CPU."""
@@ -168,3 +200,21 @@ class TextDataModule(pl.LightningDataModule):
 def free_memory(device: torch.device) -> int:
     """Bytes of a GPU; nothing elsewhere, where windows are cut by NumPy."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
+def chosen_batch_size(symbols: int, window: int) -> int | None:
+    """For a small text, half the usual batch size, or a quarter …, such that an epoch has UPDATES_OF_AN_EPOCH updates;
+    at least 1. None for other texts."""
+    size = USUAL_BATCH_SIZE
+    while size > 1 and symbols // (size * window) < UPDATES_OF_AN_EPOCH:
+        size //= 2
+    return size if size < USUAL_BATCH_SIZE else None
+
+
+def unknown_share(ids: Ids) -> float:
+    """The share of number 0, the unknown symbol; of a long sequence, in pieces of it from all over."""
+    if len(ids) <= SAMPLED:
+        return float(np.mean(ids == 0)) if len(ids) else 0.0
+    pieces, length = 64, SAMPLED // 64
+    begins = np.linspace(0, len(ids) - length, pieces).astype(int)
+    return float(np.mean([np.mean(ids[begin : begin + length] == 0) for begin in begins]))

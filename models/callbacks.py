@@ -20,6 +20,7 @@ from models.classifier import report
 from models.guard import check_held_out
 from models.metrics_file import Metrics
 from models.run_folder import shortest, unlock
+from models.run_length import advice, run_length
 from models.sampling import generate, harmless, opening
 from models.suggestions import Accuracy, Suggester, accuracy
 
@@ -89,8 +90,9 @@ class Teller(pl.Callback):
     def on_train_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             parameters = sum(parameter.numel() for parameter in pl_module.parameters())
-            told = f"{trainer.datamodule}\n{parameters:,} parameters on {pl_module.device}; run in {self.folder}\n"
-            print(harmless(told))
+            model = f"{parameters:,} parameters on {pl_module.device}, {run_length(trainer)}; run in {self.folder}"
+            lines = [str(trainer.datamodule), model, *filter(None, [advice(trainer)])]
+            print(harmless("\n".join(lines) + "\n"))
 
     def on_validation_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}

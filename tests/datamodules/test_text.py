@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 
 from datamodules import text
 from datamodules.corpora import python_docstrings
-from datamodules.text import TextDataModule
+from datamodules.text import SAMPLED, TextDataModule, chosen_batch_size, unknown_share
 
 
 def write(folder: Path, content: bytes) -> str:
@@ -138,3 +139,63 @@ def test_a_device_that_cannot_take_the_text_leaves_it_in_the_machine_s_memory(
 
 def test_windows_for_a_cpu_are_cut_where_the_text_is() -> None:
     assert text.free_memory(torch.device("cpu")) == 0
+
+
+@pytest.mark.parametrize(
+    ("symbols", "window", "size"),
+    [
+        (10**7, 64, None),
+        (500 * 32 * 64, 64, None),
+        (500 * 32 * 64 - 1, 64, 16),
+        (33_250, 64, 1),
+        (100, 64, 1),
+        (0, 64, 1),
+    ],
+)
+def test_a_small_text_is_read_in_fewer_streams(symbols: int, window: int, size: int | None) -> None:
+    assert chosen_batch_size(symbols, window) == size
+    if size and size > 1:
+        assert symbols // (size * window) >= 500 > symbols // (2 * size * window)
+
+
+def test_the_batch_size_is_chosen_and_said_where_none_is_given(tmp_path: Path) -> None:
+    path = write(tmp_path, b"one two three\n" * 900)
+    data = TextDataModule(path, batch_size=None, window=5)
+    data.check(None)
+    assert data.hparams["batch_size"] == len(data.train_streams.starts) == 4 and len(data.train_streams) > 500
+    assert "the text is small: a batch size of 4 instead of 32 makes more updates" in str(data)
+    given = TextDataModule(path, batch_size=8, window=5)
+    assert len(given.train_streams.starts) == 8 and "the text is small" not in str(given)
+
+
+@pytest.mark.parametrize(
+    ("level", "options", "message"),
+    [
+        ("word", {"vocabulary_size": 3}, "raise --data.vocabulary_size, or choose --data.level bpe"),
+        ("word", {}, ": choose --data.level bpe, which has no such words"),
+        ("character", {}, ": the held-out part, the end of the text, is unlike the rest; --data.level byte"),
+        ("byte", {}, None),
+        ("bpe", {"vocabulary_size": 300}, None),
+    ],
+)
+def test_the_share_of_unknown_symbols_is_said_with_a_way_out(
+    tmp_path: Path, level: Any, options: dict[str, Any], message: str | None
+) -> None:
+    content = b"one two three\n" * 90 + b"xqz wvk " * 18
+    data = TextDataModule(write(tmp_path, content), level=level, batch_size=1, window=4, **options)
+    if message is None:
+        assert "not in the vocabulary" not in str(data)
+    else:
+        assert "not in the vocabulary: " in str(data) and message in str(data)
+
+
+def test_a_vocabulary_that_has_nearly_all_words_is_said_without_advice(tmp_path: Path) -> None:
+    data = TextDataModule(write(tmp_path, b"one two three\n" * 90 + b"four "), level="word", batch_size=1, window=4)
+    assert "not in the vocabulary: 0.0% of the training part, " in str(data) and "bpe" not in str(data)
+
+
+def test_the_share_of_unknown_symbols_in_a_long_text_is_near_the_true_one() -> None:
+    ids = np.zeros(SAMPLED + 1000, np.uint8)
+    ids[::4] = 1
+    assert unknown_share(ids) == pytest.approx(0.75, abs=0.01)
+    assert unknown_share(ids[:8]) == 0.75 and unknown_share(ids[:0]) == 0
