@@ -66,6 +66,7 @@ def quiet(output_is_optional: bool = True) -> None:
         ".*LeafSpec.* is deprecated",
         ".*does not have many workers",
         ".*smaller than the logging interval",
+        ".*overriding `LightningModule.optimizer_",  # which is called once an update, as it has to be
         ".*exists and is not empty",  # the folder of a run that goes on
         "LightningCLI's args parameter",
     ):

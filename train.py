@@ -18,6 +18,8 @@ from models.training_arguments import check_trainer_arguments, metrics_that_exis
 from tasks import TASKS, chosen, completed
 from training_parser import TrainingParser, add_run_arguments
 
+FAILURES = (OSError, FloatingPointError, MisconfigurationException, ModuleNotFoundError)
+
 
 class TrainingRun(LightningCLI):
     """Lightning's command line, with a folder for each run and everything that belongs into it."""
@@ -49,7 +51,7 @@ def main() -> None:
         more: dict[str, Any] = {"run": False, "auto_configure_optimizers": False, "save_config_callback": None}
         more |= {"args": arguments, "parser_kwargs": {"exit_on_error": False, "description": __doc__}}
         run = TrainingRun(task.model, task.data, parser_class=TrainingParser, **more)
-    with in_one_line("train.py", 1, OSError, FloatingPointError, MisconfigurationException), metrics_that_exist():
+    with in_one_line("train.py", 1, *FAILURES), metrics_that_exist():
         run.trainer.fit(run.model, run.datamodule, ckpt_path=run.config.ckpt_path, weights_only=True)
         run.parts.conclude(run.trainer)
 

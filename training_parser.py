@@ -1,11 +1,16 @@
 """The argument parser of train.py: Lightning's, with arguments of this project and suggestions for unknown options."""
 
+from enum import Enum
 from typing import Any, Literal
 
+import yaml
 from pytorch_lightning.cli import LightningArgumentParser
 
 from command_line import SuggestsOptions
 from help_texts import shorten
+
+# Values of enumerations, as Timer has them, are written as their strings.
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_str(str(value.value)))
 
 
 class TrainingParser(SuggestsOptions, LightningArgumentParser):

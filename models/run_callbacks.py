@@ -9,6 +9,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from models.callbacks import BestCheckpoint, LastCheckpoint, Throughput, ValidateAtTheEnd, loggers
 from models.checkpoint_files import put_in_place
 from models.progress import Progress
+from models.schedule_note import ScheduleNote
 from models.stop_reason import StopReason
 from models.training_arguments import as_list
 
@@ -30,7 +31,7 @@ class RunCallbacks:
         self.options, self.folder = options, folder
         self.throughput = Throughput()
         given = as_list(options.callbacks)
-        self.all = [*given, ValidateAtTheEnd(), self.throughput, StopReason()]
+        self.all = [*given, ValidateAtTheEnd(), self.throughput, StopReason(), ScheduleNote()]
         if folder is not None:
             self.reporter, self.best = task.teller(folder), BestCheckpoint(folder)
             self.all += [self.reporter, ConfigFile(folder / "config.yaml", config), *task.before(folder)]

@@ -143,8 +143,10 @@ class Trained(pl.LightningModule):
             np.random.set_state(of_numpy)
         elif rank:
             torch.manual_seed(torch.initial_seed() + rank)
+        loader: Any = self.trainer.train_dataloader
         for position in self.data_states:  # Lightning leaves it out where an epoch has ended
-            self.trainer.train_dataloader.load_state_dict(position)  # type: ignore[union-attr]  # it exists in training
+            if hasattr(loader, "load_state_dict"):
+                loader.load_state_dict(position)
         self.adopt_learning_rate()
 
     def adopt_learning_rate(self) -> None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks import EarlyStopping, StochasticWeightAveraging
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 SMALLEST = {
@@ -48,6 +48,11 @@ def check_trainer_arguments(options: Any, model: Any, data: Any) -> None:
             "--model.schedule plateau needs validation, which --trainer.limit_val_batches 0 turns off: change either"
         )
     for callback in as_list(options.get("callbacks")):
+        if isinstance(callback, StochasticWeightAveraging):
+            raise ValueError(
+                "StochasticWeightAveraging replaces the optimizer's schedule, and no run could continue from its "
+                "checkpoints: give WeightAveraging or EMAWeightAveraging instead"
+            )
         if isinstance(callback, EarlyStopping):
             check_early_stopping(callback, model.METRICS, options)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from jsonargparse import Namespace
-from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks import EarlyStopping, StochasticWeightAveraging
 
 from models.classifier import Classifier
 from models.language_model import LanguageModel
@@ -67,6 +67,7 @@ def check(schedule: str = "constant", classifies: bool = False, **trainer: Any) 
         ({"val_check_interval": 1000}, "--trainer.val_check_interval is 1000, but an epoch has 6 training batches"),
         ({"val_check_interval": 4, "limit_train_batches": 0.5}, "4, but an epoch has 3 training batches"),
         ({"val_check_interval": 3, "limit_train_batches": 2}, "3, but an epoch has 2 training batches"),
+        ({"callbacks": StochasticWeightAveraging(0.1)}, "give WeightAveraging or EMAWeightAveraging instead"),
         ({"barebones": True}, "--trainer.barebones is true"),
         ({"schedule": "plateau", "limit_val_batches": 0}, "--model.schedule plateau needs validation"),
         ({"callbacks": EarlyStopping("vall_loss")}, "EarlyStopping monitors 'vall_loss', which is not logged: choose"),
@@ -217,3 +218,39 @@ def test_a_dry_run_writes_no_file(batches: str) -> None:
     printed = trained("--trainer.fast_dev_run", batches, callbacks=[EARLY])
     assert f"on {batches} batches; no file was written" in printed
     assert set(Path().rglob("*")) - before == {Path("tiny.yaml")}
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        {"class_path": "Timer", "init_args": {"duration": "00:01:00:00"}},
+        {"class_path": "GradientAccumulationScheduler", "init_args": {"scheduling": {0: 2}}},
+        {"class_path": "EMAWeightAveraging"},
+        {"class_path": "ModelCheckpoint", "init_args": {"monitor": "val_bpc", "save_weights_only": True}},
+        {"class_path": "ModelSummary"},
+    ],
+    ids=lambda callback: callback["class_path"],
+)
+def test_callbacks_of_lightning(callback: dict[str, Any]) -> None:
+    trained(callbacks=[callback])
+    assert (RUN / "checkpoints/last.ckpt").exists() and (RUN / "checkpoints/best.ckpt").exists()
+
+
+LAST = str(RUN / "checkpoints/last.ckpt")
+
+
+@pytest.mark.parametrize(("epochs", "share"), [("3", "25.0%"), ("4", "50.0%")])
+def test_a_run_that_continues_after_its_cosine_schedule_says_at_which_rate(epochs: str, share: str) -> None:
+    assert "schedule" not in trained("--model.schedule", "cosine")
+    done = run("train.py", "--ckpt_path", LAST, "--trainer.max_epochs", epochs, cwd=Path.cwd())
+    assert done.returncode == 0 and f"training continues at {share} of --model.learning_rate" in done.stdout
+
+
+def test_it_continues_at_a_constant_rate_where_that_is_asked_for() -> None:
+    trained("--model.schedule", "cosine")
+    more = ["--trainer.max_epochs", "3", "--model.schedule", "constant", "--model.learning_rate", "0.25"]
+    done = run("train.py", "--ckpt_path", LAST, *more, cwd=Path.cwd())
+    assert done.returncode == 0 and "schedule" not in done.stdout
+    with (RUN / "metrics.csv").open(encoding="utf-8") as file:
+        rates = [float(row["learning_rate"]) for row in csv.DictReader(file) if row["learning_rate"]]
+    assert rates[-3:] == [0.25] * 3 and len(rates) == 12
