@@ -24,6 +24,7 @@ from datamodules.given_text import STANDARD_INPUT, read_bytes, read_text
 from datamodules.labelled import load_encoder
 from datamodules.tokenizers import Tokenizer, UnknownSymbols, load_tokenizer
 from models.checkpoints import classifier, language_model, read_checkpoint
+from models.escaping import harmless
 from models.insight.figures import pictures, save_png, texts
 from models.insight.page import page, plain, room, text_page
 from models.insight.report import analyse, analyse_text
@@ -34,6 +35,7 @@ from prompts import NOT_AN_OPTION, with_dashes
 
 SAMPLE, TEMPERATURE = 1000, 0.8  # of the text that a model writes where none is given
 CHARACTERS = 64  # to read of a file for each symbol that is wanted of it: words are shorter
+NAMED = 12  # of the unknown symbols that were left out
 WORDS = 20_000  # of a classifier's text: a browser holds each as an element
 Tell = Callable[[str], Any]  # what comes next
 Look = Callable[[Tell], tuple[dict[str, Any], str]]  # gives the numbers, and the page
@@ -94,11 +96,29 @@ def text_for(model: LanguageModel, tokenizer: Tokenizer, options: Any) -> tuple[
         as_bytes = tokenizer.state()["level"] == "byte"
         text, source = given_text(options.text, options, as_bytes, CHARACTERS * (options.length or at_most + 1))
         ids = torch.tensor(tokenizer.encode(text, options.unknown)[: options.length], dtype=torch.int64)
+        if options.unknown == "skip" and (omission := left_out(tokenizer, text, len(ids))):
+            source += omission
+            print(f"explore.py: {harmless(source)}", file=sys.stderr)
     if len(ids) < 2:
         raise ValueError(f"the text has fewer than two symbols that the model knows: {len(ids)}; give a longer one")
     if len(ids) > at_most:
         raise ValueError(f"the text is too long: a page carries {at_most:,} symbols of this model; --length {at_most}")
     return ids, source
+
+
+def left_out(tokenizer: Tokenizer, text: str, kept: int) -> str:
+    """Which symbols `--unknown skip` left out of a text, of which so many known symbols are shown; empty for none."""
+    known = np.asarray(tokenizer.encode(text, "replace")) != 0
+    if not kept or len(tokenizer.encode(text, "skip")) == len(known):  # byte and bpe know every symbol
+        return ""
+    end = int(np.flatnonzero(known)[kept - 1]) + 1 if kept < known.sum() else len(known)
+    count = int((~known[:end]).sum())
+    units = dict.fromkeys(text.split() if tokenizer.whole_words else text[:end])
+    names = [repr(unit) for unit in units if 0 in tokenizer.encode(f" {unit}", "replace")]
+    named = ", ".join([*names[:NAMED], *["…"] * (len(names) > NAMED)])
+    if not count:
+        return ""
+    return f", without {count:,} of its first {end:,} symbols, which the vocabulary does not have: {named}"
 
 
 def given_text(given: str, options: Any, as_bytes: bool, at_most: int) -> tuple[str, str]:

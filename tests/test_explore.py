@@ -17,9 +17,10 @@ import torch
 
 import explore
 from datamodules.labelled import Encoder
-from datamodules.tokenizers import CharacterTokenizer
+from datamodules.tokenizers import CharacterTokenizer, make_tokenizer
 from models.classifier import Classifier
-from models.insight.figures import LEANING, SIGNED, colours, ink_on, pictures, svg
+from models.insight.connectivity import NAMES
+from models.insight.figures import LEANING, SIGNED, colours, ink_on, pictures, ridge_plot, svg
 from models.insight.page import DECADES, LARGEST, LEVELS, packed_map, page, plain, room
 from models.language_model import LanguageModel
 
@@ -279,8 +280,31 @@ def test_a_file_is_read_and_cut_and_compared(call: Callable[..., str], tmp_path:
     (tmp_path / "text.txt").write_text(TEXT + "ÿ", encoding="utf-8")
     ours, other = saved(tmp_path / "a.ckpt"), saved(tmp_path / "b.ckpt", "gru")
     html = call("--checkpoint", ours, "--text", "text.txt", "--length", "50", "--compare", other, "--unknown", "skip")
-    assert "reading 50 symbols" in html and "The text: text.txt" in html and "GRU, 1 × 5 units" in html
+    assert "reading 50 symbols" in html and "The text: text.txt." in html and "GRU, 1 × 5 units" in html
     assert "compared GRU" in html
+
+
+@pytest.mark.parametrize(
+    "text, length, told",
+    [
+        ("abcabc", None, ""),
+        ("aÄbcÖÄ", None, ", without 3 of its first 6 symbols, which the vocabulary does not have: 'Ä', 'Ö'"),
+        ("aÄbcÖÄ", 2, ", without 1 of its first 3 symbols, which the vocabulary does not have: 'Ä'"),
+        ("ÄÖÜabc", 1, ", without 3 of its first 4 symbols, which the vocabulary does not have: 'Ä', 'Ö', 'Ü'"),
+    ],
+)
+def test_symbols_that_are_left_out_are_named(text: str, length: int | None, told: str) -> None:
+    tokenizer = CharacterTokenizer.of("abc ")
+    kept = len(tokenizer.encode(text, "skip")[:length])
+    assert explore.left_out(tokenizer, text, kept) == told
+
+
+def test_words_that_are_left_out_are_named() -> None:
+    tokenizer = make_tokenizer("word", ["the cat sat on the mat\n" * 9], 100)
+    text = "the cat ate the mouse"
+    told = explore.left_out(tokenizer, text, len(tokenizer.encode(text, "skip")))
+    assert told.endswith("which the vocabulary does not have: 'ate', 'mouse'") and ", without 2 of its first 5" in told
+    assert explore.left_out(make_tokenizer("byte", [], 0), "Ä\0", 3) == ""
 
 
 def test_cells_that_never_forget_have_no_half_life() -> None:
@@ -294,6 +318,34 @@ def test_without_a_text_the_model_writes_one(call: Callable[..., str], tmp_path:
     pages = [call("--checkpoint", ours, "--length", "40") for _ in range(2)]
     assert "reading 40 symbols" in pages[0] and "the model wrote it itself" in pages[0]
     assert pages[0] == pages[1], "the same model, the same page"
+
+
+def test_a_text_with_unknown_symbols_says_so_on_the_page_and_on_the_terminal(
+    call: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    html = call("--checkpoint", saved(tmp_path / "a.ckpt"), "--text", TEXT + "ÄÖÄ", "--unknown", "skip")
+    told = f"without 3 of its first {len(TEXT) + 3} symbols, which the vocabulary does not have: "
+    assert f"{told}&#39;Ä&#39;, &#39;Ö&#39;" in html and f"{told}'Ä', 'Ö'" in capsys.readouterr().err
+
+
+def test_a_map_has_one_name_everywhere(html: str) -> None:
+    for name in ("norm", "signed", "occlusion", "integrated"):
+        option, in_data = f'<option value="{name}">{NAMES[name]}</option>', f'"name":"{NAMES[name]}"'
+        assert option in html and in_data in html and f">{NAMES[name]}</text>" in html, "menu, colours, figure"
+    assert f'<th scope="row">{NAMES["norm"]}</th><td>{NAMES["recency"]}</td>' in html, "table"
+
+
+@pytest.mark.parametrize("count", range(1, 10))
+def test_a_ridge_plot_is_filled(count: int) -> None:
+    """Most of its width holds entries, and its highest ridge nearly reaches the top."""
+    bins, dice = np.linspace(-20, 4, 49), np.random.default_rng(count)
+    middle = dice.uniform(-16, 0)
+    histograms = np.stack([np.histogram(dice.normal(middle, 1, 999), bins)[0] for _ in range(4 * count)])
+    histograms[:, 0] += 1  # an entry that is nearly 0 makes no room for itself
+    axes = ridge_plot("flow", "a", "", histograms, histograms[None], bins, "#000000").figure.axes[0]
+    assert axes.get_xlim()[1] - axes.get_xlim()[0] <= 7, "six standard deviations, and half a bin at each end"
+    highest = max(patch.get_path().vertices[:, 1].max() for patch in axes.patches)
+    assert axes.get_ylim()[1] == pytest.approx(highest + 0.4)
 
 
 def test_what_training_recorded_is_found_beside_the_checkpoint(call: Callable[..., str], tmp_path: Path) -> None:

@@ -132,6 +132,19 @@ def test_a_table_that_is_cut_off_says_that_it_scrolls(opened: Callable[..., Any]
     assert not opened(width=1280).locator(hint).is_visible()
 
 
+@pytest.mark.parametrize("width", [1280, 800])
+def test_no_figure_is_alone_in_a_row_of_several(width: int, opened: Callable[..., Any]) -> None:
+    groups = opened(width=width).evaluate("""() => [...document.querySelectorAll(".figures")].map((group) =>
+        [group.getBoundingClientRect().right, [...group.children].map((figure) => {
+            const { top, right } = figure.getBoundingClientRect();
+            return [Math.round(top), right];
+        })])""")
+    for edge, figures in groups:
+        if len(figures) > 1:
+            last_of_rows = {top: right for top, right in figures}
+            assert all(abs(right - edge) < 2 for right in last_of_rows.values()), "every row is as wide as the page"
+
+
 def test_a_script_in_the_text_is_text(opened: Callable[..., Any]) -> None:
     for name, id, text in (("report", "connectivity", "<script>hacked = 1</script>"), ("text", "reading", "<script>")):
         tab = opened(name)
@@ -151,7 +164,7 @@ def test_pointing_at_a_symbol_shows_what_its_prediction_leaned_on(opened: Callab
     assert "predicted" in str(sign(tab, "connectivity", n).get_attribute("class"))
     told = tab.locator("#connectivity-panel").inner_text()
     assert f"{of['predicted'][n - 1]} {100 * of['probability'][n - 1]:.0f}%" in told
-    assert f"The row's total: {of['total'][n - 1]:.2g}" in told
+    assert f"values (gradient norm) add up to {of['total'][n - 1]:.2g} logits per unit of x" in told
     assert f"{row.max():.2g}, {row.argmax()} back" in told
 
 
@@ -187,7 +200,11 @@ def test_colours_span_a_row_or_all_in_linear_or_logarithmic_steps(opened: Callab
     sign(tab, "connectivity", n).hover()
     tab.select_option("#connectivity-range", "all")
     assert ground(tab, "connectivity", n - 3) == painted(tab, float(row[2] / most), "leaning")
-    assert tab.locator("#connectivity-legend").inner_text().split() == ["0", f"{most:.2g}"]
+    assert tab.locator("#connectivity-legend").inner_text().split() == [
+        "0",
+        f"{most:.2g}",
+        *"logits per unit of x".split(),
+    ]
     tab.select_option("#connectivity-steps", "log")
     level = 1 + np.log10(row[2] / most) / 3
     assert ground(tab, "connectivity", n - 3) == painted(tab, float(level), "leaning")
@@ -206,8 +223,15 @@ def test_the_other_maps_have_signs_and_integrated_gradients_their_rows(
         assert ground(tab, "connectivity", 40) == painted(tab, float(row[0] / np.abs(row).max()), "signed")
     tab.select_option("#connectivity-map", "integrated")
     rows = of["integrated"]["rows"]
-    sign(tab, "connectivity", int(rows[1]) + 3).hover()
-    assert "predicted" in str(sign(tab, "connectivity", int(rows[1]) + 1).get_attribute("class")), "the nearest"
+    elsewhere = int(rows[1]) + 3
+    sign(tab, "connectivity", elsewhere).hover()
+    assert "predicted" in str(sign(tab, "connectivity", elsewhere).get_attribute("class")), "the chosen one"
+    assert {ground(tab, "connectivity", n) for n in range(elsewhere)} == {"rgba(0, 0, 0, 0)"}
+    assert "computed for 3 predictions" in tab.locator("#connectivity-panel").inner_text()
+    tab.locator("#connectivity-panel button").first.click()
+    assert "predicted" in str(sign(tab, "connectivity", int(rows[1]) + 1).get_attribute("class")), "the one before"
+    row = of["integrated"]["values"][1]
+    assert ground(tab, "connectivity", int(rows[1])) == painted(tab, float(row[0] / np.abs(row).max()), "signed")
     assert "there" in str(sign(tab, "connectivity", int(rows[2]) + 1).get_attribute("class"))
 
 

@@ -31,6 +31,21 @@ ROWS = 128  # windows read side by side
 NODES = 16  # of the Gauss-Legendre quadrature
 SAMPLE = 16  # predictions whose gradients are integrated
 RANKED = 256  # predictions whose maps are compared
+NAMES = {  # of the maps, and of what they are compared with: the same in texts, figures, tables and menus
+    "norm": "gradient norm",
+    "signed": "gradient × input",
+    "occlusion": "occlusion",
+    "integrated": "integrated gradients",
+    "recency": "recency",
+    "weights": "attention weight",
+}
+UNITS = {  # of a map's values
+    "norm": "logits per unit of x",
+    "signed": "logits",
+    "occlusion": "logits",
+    "integrated": "logits",
+    "weights": "of 1",
+}
 PAIRS = [(name, "occlusion") for name in ("norm", "signed", "integrated", "recency")]
 PAIRS += [(name, "recency") for name in ("norm", "signed", "integrated")]
 

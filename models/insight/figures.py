@@ -15,18 +15,22 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from models.insight.connectivity import NAMES
 from models.insight.run import thinned
 from models.sampling import harmless
 
 INK, PAPER = "#1b212c", "#fefefe"  # in an SVG, those of the page
 DASHED = (0, (4, 2))
 COLOURS = {"trained": "#3a78e0", "untrained": "#8b94a3", "compared": "#e2801f"}
+HATCHES = ["", "////", "....", "xxxx"]  # of the bars of layers
+SHAPES = "os^Dvx"  # of the markers of layers and of maps
 MARKERS = {"trained": "o", "untrained": "s", "compared": "^"}  # as colour alone must not tell models apart
 LIGHTER = {"trained": "#85abed", "compared": "#efb57e"}  # of a loss in training, beside that held out
 LAYERS = ["#3a78e0", "#e2801f", "#2a9d6f", "#a561c9", "#c9506b", "#8b94a3"]
 GATES = {"i": "input gate", "f": "forget gate", "o": "output gate", "r": "reset gate", "z": "update gate"}
 BLOCKS = 120  # points of a line along a text, at most
 NOTHING: dict[Any, Any] = dict.fromkeys(["Date", "Creator", "Format", "Type"])  # of what SVG files say of themselves
+SMALLEST_SHARE = 0.01  # of a step's entries, that a ridge plot makes room for
 RIDGES, LIFT = 14, 2.2  # of a plot, at most; how many rows the highest reaches up
 STYLE: dict[Any, Any] = {
     "figure.figsize": (4.3, 2.9),
@@ -151,7 +155,13 @@ def flow(models: list[dict[str, Any]], layer: int, bins: Any) -> Iterator[Pictur
             limits,
         )
     jacobians = [
-        Line(named(model), model["losses"]["last"]["back"], layers_of(model)[layer]["jacobian"], COLOURS[model["name"]])
+        Line(
+            named(model),
+            model["losses"]["last"]["back"],
+            layers_of(model)[layer]["jacobian"],
+            COLOURS[model["name"]],
+            marker=MARKERS[model["name"]],
+        )  # fmt: skip
         for model in models
     ]
     title = f"Layer {layer}: what is left of a change in h at the last step"
@@ -163,11 +173,10 @@ def flow(models: list[dict[str, Any]], layer: int, bins: Any) -> Iterator[Pictur
         r"$\|\partial h_T/\partial h_t\|_2$",
         reach(line.y for line in jacobians),
     )
-    all_counts = np.concatenate([layers_of(model)[layer]["h"]["histogram"] for model in models])
     for model in models:
         title = f"Layer {layer}, {named(model)}: how large the entries of ∂L/∂h are"
         histograms, colour = layers_of(model)[layer]["h"]["histogram"], COLOURS[model["name"]]
-        yield ridge_plot("flow", f"flow-{layer}-{model['name']}", title, histograms, all_counts, bins, colour)
+        yield ridge_plot("flow", f"flow-{layer}-{model['name']}", title, histograms, histograms[None], bins, colour)
 
 
 def layers_of(model: dict[str, Any]) -> list[dict[str, Any]]:
@@ -182,12 +191,17 @@ def norms(model: dict[str, Any], loss: str, layer: int) -> Iterator[Line]:
     of = model["losses"][loss]
     for state, dash in (("h", "-"), ("c", DASHED)):
         if values := of["layers"][layer][state]:
-            yield Line(f"{named(model)}, {state}", of["back"], values["norm"], COLOURS[model["name"]], dash)
+            colour, marker = COLOURS[model["name"]], MARKERS[model["name"]]
+            yield Line(f"{named(model)}, {state}", of["back"], values["norm"], colour, dash, marker)
 
 
 def of_layers(layers: list[dict[str, Any]], points: Callable[[dict[str, Any]], tuple[Any, Any]]) -> list[Line]:
     """A line for each layer."""
-    return [Line(f"layer {n}", *points(layer), LAYERS[n % len(LAYERS)]) for n, layer in enumerate(layers)]
+    return [line_of(n, f"layer {n}", *points(layer)) for n, layer in enumerate(layers)]
+
+
+def line_of(layer: int, label: str, x: Any, y: Any, dash: Any = "-") -> Line:
+    return Line(label, x, y, LAYERS[layer % len(LAYERS)], dash, SHAPES[layer % len(SHAPES)])
 
 
 def over_epochs(of: dict[str, Any], bins: Any) -> Iterator[Picture]:
@@ -199,11 +213,11 @@ def over_epochs(of: dict[str, Any], bins: Any) -> Iterator[Picture]:
         yield heat_map(layer, state, values, of["epochs"], np.percentile(finite, (2, 100)))
     for n, layer in enumerate(of["layers"]):
         title, counts = f"Layer {n}, at one moment: how large the entries of ∂L/∂h are", layer["histograms"]
-        yield ridge_plot("epochs", f"epochs-{n}-histograms", title, counts[-1], np.concatenate(counts), bins, LAYERS[0])
+        yield ridge_plot("epochs", f"epochs-{n}-histograms", title, counts[-1], counts, bins, LAYERS[0])
     lines = of_layers(of["layers"], lambda layer: (of["epochs"], layer["largest_singular_value"]))
     lines = [line._replace(label=f"{line.label}, σ₁") for line in lines]
     lines += [
-        Line(f"layer {n}, ρ", of["epochs"], layer["spectral_radius"], LAYERS[n % len(LAYERS)], DASHED)
+        line_of(n, f"layer {n}, ρ", of["epochs"], layer["spectral_radius"], DASHED)
         for n, layer in enumerate(of["layers"])
     ]
     title = "Recurrent weights: largest singular value σ₁, spectral radius ρ"
@@ -237,9 +251,12 @@ def ridges(steps: int) -> Any:
 def ridge_plot(
     section: str, name: str, title: str, histograms: Any, all_counts: Any, bins: Any, colour: str
 ) -> Picture:
-    """Histograms (K, n), the last step's at the bottom, as high and as wide as all that are beside it or may follow."""
+    """Histograms (K, n), the last step's at the bottom. There is room for all that may take their place (N, K, n), but
+    for bins that hold less than a hundredth of every step's entries."""
     rows, x, heights = ridges(len(histograms)), (bins[:-1] + bins[1:]) / 2, histograms / max(1, all_counts.max())
-    seen = np.flatnonzero(all_counts.any(axis=0))
+    shown = all_counts[:, rows].astype(np.float64)
+    seen = np.flatnonzero((shown > SMALLEST_SHARE * shown.sum(axis=-1, keepdims=True)).any(axis=(0, 1)))
+    top = np.max(np.arange(len(rows)) + LIFT * shown.max(axis=(0, 2)) / max(1, all_counts.max()))
     figure, axes = plot("size of an entry, as a power of ten", "steps back")
     for level, row in enumerate(rows):
         axes.fill(
@@ -247,7 +264,7 @@ def ridge_plot(
             linewidth=1.2, gid=f"{name}-ridge-{level}", zorder=3 - level / len(rows),
         )  # fmt: skip
     axes.set_yticks(range(len(rows)), [str(row) for row in rows])
-    axes.set(xlim=(bins[seen[0]], bins[seen[-1] + 1]) if len(seen) else None, ylim=(-0.4, len(rows) + 1.6))
+    axes.set(xlim=(bins[seen[0]], bins[seen[-1] + 1]) if len(seen) else None, ylim=(-0.4, top + 0.4))
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     axes.grid(False, axis="y")
     first, last = (middle(histograms[row], x) for row in (rows[0], rows[-1]))
@@ -264,13 +281,13 @@ def middle(histogram: Any, x: Any) -> str:
 def by_distance(report: dict[str, Any]) -> Picture:
     """The mean of each map over the text, by how far back it looks, as a share of what all distances have."""
     of = report["connectivity"]
-    maps = {"gradient": of["norm"], "gradient × input": of["signed"], "occlusion": of["occlusion"]}
+    maps = {name: of[name] for name in ("norm", "signed", "occlusion")} | {"integrated": of["integrated"]["values"]}
     if report["attention"]:
-        maps["attention"] = report["attention"]["weights"]
+        maps["weights"] = report["attention"]["weights"]
     lines = []
-    for (name, values), colour in zip(maps.items(), LAYERS, strict=False):
+    for (name, values), colour, marker in zip(maps.items(), LAYERS, SHAPES, strict=False):
         mean = np.abs(values).mean(axis=0, dtype=np.float64)
-        lines.append(Line(name, np.arange(len(mean)), mean / mean.sum(), colour))
+        lines.append(Line(NAMES[name], np.arange(len(mean)), mean / mean.sum(), colour, marker=marker))
     return decay("connectivity", "connectivity-by-distance", "How far back it leans, on average", lines, "share")
 
 
@@ -281,7 +298,7 @@ def gates(layers: list[dict[str, Any]]) -> Iterator[Picture]:
         figure, axes = plot(f"{share}< 0.1", f"{share}> 0.9", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
         axes.plot([0, 1], [1, 0], color=INK, linewidth=0.7, alpha=0.4)
         for line in of_layers(layers, lambda layer: (layer["left"][gate], layer["right"][gate])):  # noqa: B023
-            axes.plot(line.x, line.y, "o", color=line.colour, alpha=0.5, markersize=4, mew=0, label=line.label)
+            axes.plot(line.x, line.y, line.marker, color=line.colour, alpha=0.5, markersize=4, mew=0, label=line.label)
         axes.legend()
         shut, opened = (np.mean([layer[side][gate] for layer in layers]) for side in ("left", "right"))
         says = f"A point for each unit: on average shut {shut:.0%} of the time, open {opened:.0%}."
@@ -293,7 +310,7 @@ def gates(layers: list[dict[str, Any]]) -> Iterator[Picture]:
     yield curves("gates", "forget-over-time", f"Mean forget gate, {block} symbols at a time", lines, "symbol", "f")
     yield from half_lives(layers)
     lines = [
-        Line(f"layer {n}, {kind}", np.arange(len(layer[of])), layer[of], LAYERS[n % len(LAYERS)], dash)
+        line_of(n, f"layer {n}, {kind}", np.arange(len(layer[of])), layer[of], dash)
         for n, layer in enumerate(layers)
         for kind, of, dash in (("measured", "measured_decay", "-"), ("predicted", "predicted_decay", DASHED))
     ]
@@ -317,7 +334,11 @@ def half_lives(layers: list[dict[str, Any]]) -> Iterator[Picture]:
     figure, axes = plot("symbols until half is forgotten", "units", xscale="log")
     edges = np.geomspace(finite.min() * 0.95, finite.max() * 1.05, 31).tolist()
     for n, layer in enumerate(layers):
-        axes.hist(layer["half_life"], edges, color=LAYERS[n % len(LAYERS)], alpha=0.55, label=f"layer {n}")
+        axes.hist(
+            layer["half_life"], edges, color=LAYERS[n % len(LAYERS)], alpha=0.55,
+            hatch=HATCHES[n % len(HATCHES)], edgecolor=INK, linewidth=0.4,
+            label=f"layer {n}",
+        )  # fmt: skip
     axes.legend()
     says = f"A histogram: the middle unit has {np.median(finite):.1f} symbols, the longest {finite.max():.0f}."
     yield Picture("gates", "half-life", "Half-life of each cell: ln ½ / ln f̄", says, figure)

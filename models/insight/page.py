@@ -13,7 +13,7 @@ import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
 
-from models.insight.connectivity import SPAN
+from models.insight.connectivity import NAMES, SPAN, UNITS
 from models.insight.figures import (
     GATES,
     LEANING,
@@ -28,7 +28,7 @@ from models.insight.figures import (
     run_losses,
     svg,
 )
-from models.insight.run import facts
+from models.insight.run import facts, printable
 from models.language_model import LanguageModel
 from models.sampling import harmless
 
@@ -73,7 +73,17 @@ def page(report: dict[str, Any], source: str) -> str:
         figures.setdefault(picture.section, []).append((picture, Markup(svg(picture))))
     abouts = {"trained": report["about"], "compared": report["about"]["compared"]}
     head = {name: facts(run, abouts[name]) for name, run in report["runs"].items()}
-    return render("report.html", data, report=report, figures=figures, source=source, head=head, gate_names=GATES)
+    return render(
+        "report.html",
+        data,
+        report=report,
+        figures=figures,
+        source=printable(source),
+        head=head,
+        gate_names=GATES,
+        map_names=NAMES,
+        map_choices=[(name, NAMES[name]) for name in maps],
+    )
 
 
 def symbol_losses(of: dict[str, Any]) -> dict[str, Any]:
@@ -89,7 +99,7 @@ def text_page(report: dict[str, Any], source: str) -> str:
     head = {name: facts(run, report["about"], "text") for name, run in report["runs"].items()}
     with mpl.rc_context(STYLE):
         figures = {"run": [(picture, Markup(svg(picture))) for picture in run_losses(report["runs"])]}
-    return render("text.html", data, report=report, source=source, head=head, figures=figures)
+    return render("text.html", data, report=report, source=printable(source), head=head, figures=figures)
 
 
 def render(template: str, data: dict[str, Any], **more: Any) -> str:
@@ -127,6 +137,8 @@ def packed_map(values: np.ndarray, name: str, rows: Any = None) -> dict[str, Any
     steps = np.sign(values[:, :COLUMNS]) * np.rint(LEVELS * level)
     return {
         "scale": SCALES[name],
+        "name": NAMES[name],
+        "unit": UNITS[name],
         "rows": plain(rows),
         "most": packed(most.astype("<f4")),
         "steps": packed(steps.astype("<i2")),

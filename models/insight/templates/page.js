@@ -133,15 +133,18 @@ async function leaning(id, packedMaps) {
     const [range, steps] = [chosen("range", "row"), chosen("steps", "linear")];
     for (const sign of coloured) paint(sign, null);
     target?.classList.remove("predicted");
-    let [row, at] = [n - 1, n - 1];
-    if (map.rows) {
-      row = map.rows.reduce((best, t, r) => (Math.abs(t - at) < Math.abs(map.rows[best] - at) ? r : best), 0);
-      at = map.rows[row];
-    }
+    const at = n - 1;
+    const row = map.rows ? map.rows.indexOf(at) : at;
     const [panel, some] = [byId(`${id}-panel`), []];
     panel.replaceChildren();
     coloured = [];
     if (at < 0) return panel.append(make("p", { textContent: "Nothing was read before the first symbol." }));
+    target = text.signs[at + 1];
+    target.classList.add("predicted");
+    const said = make("p", {}, "Expected here: ", code(given.predicted[at], "predicted"), ` ${percent(given.probability[at])}`);
+    if (at + 1 < given.symbols.length) said.append("; the text has ", code(given.symbols[at + 1]));
+    said.append(".");
+    if (row < 0) return panel.append(said, elsewhere(map, at));
     const most = range === "all" ? map.mostOfAll : map.most[row];
     for (let back = 0; back < Math.min(map.span, at + 1); back++) {
       const value = map.value(row, back);
@@ -149,20 +152,29 @@ async function leaning(id, packedMaps) {
       coloured.push(text.signs[at - back]);
       some.push([value, back]);
     }
-    target = text.signs[at + 1];
-    target.classList.add("predicted");
     const least = steps === "log" ? number(most / 1000) : "0";
-    if (map.scale === "leaning") legend(`${id}-legend`, map.scale, least, number(most));
-    else legend(`${id}-legend`, map.scale, number(-most), `${number(most)}; in the middle ${least}`);
-    const said = make("p", {}, "Expected here: ", code(given.predicted[at], "predicted"), ` ${percent(given.probability[at])}`);
-    if (at + 1 < given.symbols.length) said.append("; the text has ", code(given.symbols[at + 1]));
+    if (map.scale === "leaning") legend(`${id}-legend`, map.scale, least, `${number(most)} ${map.unit}`);
+    else legend(`${id}-legend`, map.scale, number(-most), `${number(most)} ${map.unit}; in the middle ${least}`);
     const total = some.reduce((sum, [value]) => sum + Math.abs(value), 0);
-    said.append(`. The row's total: ${number(id === "connectivity" && map === maps.norm ? given.total[at] : total)}.`);
-    if (map.rows) said.append(` Of ${map.rows.length} places that were computed, the nearest.`);
+    const sum = number(id === "connectivity" && map === maps.norm ? given.total[at] : total);
+    said.append(` The sizes of this row's values (${map.name}) add up to ${sum} ${map.unit}.`);
     some.sort(([a], [b]) => Math.abs(b) - Math.abs(a));
     const most5 = some.slice(0, 5).filter(([value]) => value);
     panel.append(said, make("ul", {}, ...most5.map(([value, back]) =>
       make("li", {}, code(given.symbols[at - back]), ` ${number(value)}, ${back} back`))));
+  }
+  // A map that has only some predictions stays at the chosen symbol, and says where it has values.
+  function elsewhere(map, at) {
+    legend(`${id}-legend`, map.scale, "not computed here", "");
+    const before = map.rows.filter((t) => t < at).slice(-1);
+    const after = map.rows.filter((t) => t > at).slice(0, 1);
+    const buttons = [...before, ...after].map((t) => {
+      const button = make("button", { type: "button" }, code([...given.symbols, "▢"][t + 1]), ` at ${t + 1}`);
+      button.addEventListener("click", () => text.point(t + 1, true));
+      return make("li", {}, button);
+    });
+    const told = `The map of ${map.name} was computed for ${map.rows.length} predictions, which are underlined, and not for this one. The nearest:`;
+    return make("div", {}, make("p", { textContent: told }), make("ul", {}, ...buttons));
   }
   const text = reader(id, [...given.symbols, "▢"], show);
   for (const what of ["map", "range", "steps"])
