@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +22,8 @@ ROOT = Path(__file__).parents[1]
 LIMIT = 525  # seconds: nine minutes, less what Python and torch need to start
 PARTS = {"environment": 20, "tests": 140, "updates": 45, "layers": 105, "memory": 20, "large": 195}  # seconds
 TO_START = 3  # seconds: with less left, no part begins
+TO_END = 5  # seconds that a killed process is waited for
+KILLED = -9
 STALL = 45  # seconds without a new row, after which a process is taken to hang
 DRY_RUN_LIMIT = 120  # seconds of each part: only there to end a hang
 DONE, UNFINISHED, FAILED = "done", "unfinished", "failed"
@@ -109,17 +112,19 @@ def run_process(part: str, folder: Path, settings: Row, seconds: float, log: Tex
             time.sleep(0.05)
     finally:
         end(process)
-    return process.returncode
+    return KILLED if process.returncode is None else process.returncode
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Kills a process and what it started; nothing where it has ended."""
+    """Kills a process and what it started, where it has not ended. A driver may need long to end a kernel that hangs:
+    the wait for it is short."""
     if process.poll() is None:
         if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)
         else:
             process.kill()
-    process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=TO_END)
 
 
 def last_line(path: Path) -> str:

@@ -126,6 +126,7 @@ class Graphed:
         if self.aside is None:
             return lambda: self.function(*self.inputs)
         gc.collect()  # what is left of autograd's graphs would remember another stream
+        torch.clear_autocast_cache()  # weights that were rounded before would not be rounded by the graph
         graph, pool, current = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle(), torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph, pool=pool, stream=self.aside):
@@ -134,6 +135,8 @@ class Graphed:
             torch.cuda.set_stream(current)  # which torch.cuda.graph does not do where the end of a capture fails
             clean_up(graph, pool, self.device)
             raise
+        finally:
+            torch.clear_autocast_cache()  # nor may others use those that the graph has rounded
 
         def replay() -> Any:
             graph.replay()
@@ -159,10 +162,11 @@ def clean_up(graph: Any, pool: Any, device: torch.device) -> None:
     longer gives cached memory back, and in some versions of torch its generator in capture mode, where drawing raises.
     """
     graph.reset()
+    index = torch.cuda.current_device() if device.index is None else device.index
     with suppress(AttributeError, RuntimeError):  # not public; raises where the capture did end
-        torch._C._cuda_endAllocateToPool(device.index, pool)
-        torch._C._cuda_releasePool(device.index, pool)
-    generator = torch.cuda.default_generators[device.index]
+        torch._C._cuda_endAllocateToPool(index, pool)
+        torch._C._cuda_releasePool(index, pool)
+    generator = torch.cuda.default_generators[index]
     generator.graphsafe_set_state(generator.clone_state())  # a clone is in no capture
 
 

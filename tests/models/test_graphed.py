@@ -8,7 +8,7 @@ does not run again.
 import copy
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -546,6 +546,104 @@ def test_what_fails_without_graphs_too_is_raised(trained: Trainable, monkeypatch
     with pytest.raises(RuntimeError, match="out of memory") as caught:
         trained(RECORDED)
     assert caught.value.__notes__ == ["To go without CUDA graphs: --model.cuda_graph false"]
+
+
+class FakeStream:
+    def __init__(self, *of_a_device: Any) -> None:
+        self.waited_for: list[Any] = []
+
+    def wait_stream(self, other: Any) -> None:
+        self.waited_for.append(other)
+
+
+class FakeGenerator:
+    """The state of a generator: in a capture that has failed, it stays in capture mode."""
+
+    def __init__(self) -> None:
+        self.captures = False
+
+    def clone_state(self) -> "FakeGenerator":
+        return FakeGenerator()
+
+    def graphsafe_set_state(self, state: "FakeGenerator") -> None:
+        self.captures = state.captures
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """As much of torch.cuda as a capture needs, of tensors on the CPU: what was captured runs again when it is
+    replayed. `fails` is None, or where an error comes: in the function, or at the end of the capture as well."""
+    fake = SimpleNamespace(current=FakeStream(), generator=FakeGenerator(), pools=set(), fails=None, resets=0)
+    default = fake.current
+
+    class Graph:
+        def replay(self) -> None:
+            fake.replays()
+
+        def reset(self) -> None:
+            fake.resets += 1
+
+    @contextmanager
+    def stream(other: Any) -> Iterator[None]:
+        before, fake.current = fake.current, other
+        yield
+        fake.current = before
+
+    class Capture:
+        """Leaves its stream, its pool and the generator as they are where its end fails, as torch.cuda.graph does."""
+
+        def __init__(self, graph: Any, pool: Any, stream: Any) -> None:
+            self.pool, self.stream = pool, stream
+
+        def __enter__(self) -> None:
+            fake.before, fake.current, fake.generator.captures = fake.current, self.stream, True
+            fake.pools.add(self.pool)
+
+        def __exit__(self, *error: Any) -> None:
+            if fake.fails == "end":
+                raise RuntimeError("operation failed due to a previous error during capture")
+            fake.current, fake.generator.captures = fake.before, False
+            fake.pools.remove(self.pool)
+
+    def end_allocation(index: int, pool: Any) -> None:
+        if pool not in fake.pools:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        fake.pools.remove(pool)
+
+    for name, value in {
+        "Stream": FakeStream, "CUDAGraph": Graph, "graph": Capture, "stream": stream,
+        "graph_pool_handle": lambda: (0, 1), "current_stream": lambda *device: fake.current,
+        "set_stream": lambda other: setattr(fake, "current", other),
+        "default_generators": [fake.generator], "current_device": lambda: 0,
+        "get_rng_state": lambda device: torch.zeros(16, dtype=torch.uint8), "set_rng_state": lambda state, device: None,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end_allocation, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda index, pool: None, raising=False)
+    fake.clean = lambda: fake.current is default and not fake.generator.captures and not fake.pools and fake.resets == 1
+    return fake
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+@pytest.mark.parametrize("fails", [None, "function", "end"])
+def test_a_capture_leaves_stream_pool_and_generator_as_they_were(
+    fake_cuda: SimpleNamespace, fails: str | None, device: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    weight, fake_cuda.fails = torch.zeros(2), fails
+
+    def function(x: Tensor) -> Tensor:
+        if fake_cuda.generator.captures:
+            if fails:
+                raise RuntimeError("operation not permitted when stream is capturing")
+            fake_cuda.replays = lambda: weight.add_(x)
+            return weight
+        return weight.add_(x)
+
+    graphed = Graphed(function, torch.device(device), lambda: {"weight": weight})
+    sums = [graphed(torch.tensor([k, 2.0 * k])).tolist() for k in range(1, 8)]
+    assert sums == [[k * (k + 1) / 2, k * (k + 1)] for k in range(1, 8)]
+    assert graphed.eager is bool(fails) and len(lines_about_graphs(capfd)) == bool(fails)
+    assert fake_cuda.clean() if fails else fake_cuda.resets == 0
 
 
 def forgets_a_weight(graphed: Graphed) -> Callable[[], Any]:
