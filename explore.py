@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from jsonargparse.typing import PositiveInt
 from rich.console import Console
 from torch import Tensor
@@ -137,7 +136,8 @@ def given_text(given: str, options: Any, as_bytes: bool, at_most: int) -> tuple[
 def untrained(checkpoint: dict[str, Any]) -> LanguageModel:
     """A model of the same shape, with weights drawn from the seed of the run."""
     options = {name: value for name, value in checkpoint["hyper_parameters"].items() if not name.startswith("_")}
-    seed = (yaml.safe_load(checkpoint.get("config", "")) or {}).get("seed_everything")
+    config = checkpoint.get("config")
+    seed = config.get("seed_everything") if isinstance(config, dict) else None
     with torch.random.fork_rng([]):
         torch.manual_seed(int(seed or 0))
         return LanguageModel(**options).eval()

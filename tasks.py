@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from jsonargparse import set_parsing_settings
 from pytorch_lightning import LightningDataModule
 
 from datamodules.labelled import LabelledDataModule
 from datamodules.text import TextDataModule
 from models.callbacks import Samples, SuggestionAccuracy, Teller, Verdicts
-from models.checkpoints import carried_config, read_checkpoint
+from models.checkpoint_config import as_text, config_of
+from models.checkpoints import read_checkpoint
 from models.classifier import Classifier
 from models.insight.flow import GradientFlow
 from models.language_model import LanguageModel
@@ -53,7 +55,15 @@ def completed(arguments: list[str]) -> list[str]:
         return arguments
     if known.ckpt_path is None:
         raise ValueError("there is nothing to train: give --config configs/lstm.yaml, or another of configs/")
-    return ["--config", carried_config(read_checkpoint(known.ckpt_path)), *arguments]
+    config = config_of(read_checkpoint(known.ckpt_path), known.ckpt_path, arguments)
+    before = config.get("task", "write")
+    if (known.task or before) != before or before not in TASKS:
+        raise ValueError(
+            f"{known.ckpt_path}: its task is {before}: leave out --task, or give a checkpoint of that task"
+        )
+    task = TASKS[before]
+    set_parsing_settings(config_read_mode_fsspec_enabled=False)  # nothing that a checkpoint has is looked up as a file
+    return ["--config", as_text(config, task.model, task.data), *arguments]
 
 
 def chosen(arguments: list[str]) -> str:

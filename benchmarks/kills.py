@@ -166,7 +166,8 @@ def go_on(folder: str, output: str, phase: str, barrier: Any = None) -> None:
         barrier.wait(LIMIT)
     elif not last.exists():
         shutil.rmtree("runs", ignore_errors=True)
-    sys.argv = ["train.py", *(["--ckpt_path", str(last)] if last.exists() else ["--config", "tiny.yaml"])]
+    again = ["--ckpt_path", str(last), "--trainer.accelerator", "cpu", "--data.path", "text.txt"]
+    sys.argv = ["train.py", *(again if last.exists() else ["--config", "tiny.yaml"])]
     torch.set_num_threads(1)
     if phase:
         kill_in(phase)

@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -305,10 +306,16 @@ class LastCheckpoint(pl.Callback):
     then ends the validation after its current batch, and only that one update is made again.
     """
 
-    def __init__(self, path: Path, every_n_updates: int = 500, config: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        every_n_updates: int = 500,
+        config: dict[str, Any] | None = None,
+        flags: Sequence[str] = (),
+    ) -> None:
         if every_n_updates < 1:
             raise ValueError(f"--save_every is {every_n_updates}: it must be at least 1")
-        self.path, self.every_n_updates, self.config = path, every_n_updates, config
+        self.path, self.every_n_updates, self.config, self.flags = path, every_n_updates, config, flags
         self.beside = path.with_name(path.name + ".next")
         self.updates = 0  # that the last one has
         self.saved_at = -math.inf  # seconds
@@ -375,7 +382,8 @@ class LastCheckpoint(pl.Callback):
 
     def on_save_checkpoint(self, trainer: Any, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Where training has ended in mid-epoch, Lightning takes that for a whole epoch, and would not go on in it."""
-        checkpoint["config"] = self.config
+        if self.config is not None:
+            checkpoint["config"] = self.config
         if self.ended and not trainer.fit_loop.epoch_loop._num_ready_batches_reached():
             for counts in ("total", "current"):
                 for of in ("processed", "completed"):
@@ -388,7 +396,7 @@ class LastCheckpoint(pl.Callback):
             exception.add_note(f"To go on from before: {self.way_on()} --model.learning_rate {rate:g}")
 
     def way_on(self) -> str:
-        return f"python train.py --ckpt_path {shlex.quote(str(shortest(self.path)))}"
+        return " ".join(["python train.py --ckpt_path", shlex.quote(str(shortest(self.path))), *self.flags])
 
 
 def last_alone(trainer: Any) -> str:

@@ -79,6 +79,7 @@ def one_of(*values: Any) -> Rule:
     return rule
 
 
+short_text = text()
 flag = one_of(False, True)
 nothing = one_of(None)
 scalar: Rule
@@ -167,7 +168,7 @@ def plain(value: Any, place: str) -> None:
     """Anything that a checkpoint can hold. `models.checkpoint_archive` has limited its size and depth."""
 
 
-def parameters_of(models: list[type[Any]]) -> tuple[dict[str, Rule], dict[str, Any]]:
+def parameters_of(models: list[type[Any]], of_text: Rule = short_text) -> tuple[dict[str, Rule], dict[str, Any]]:
     """A rule for each argument of the constructors of classes, from its annotation, and the defaults of those that have
     one. `**options` are the arguments of the base class."""
     rules: dict[str, Rule] = {}
@@ -175,7 +176,7 @@ def parameters_of(models: list[type[Any]]) -> tuple[dict[str, Rule], dict[str, A
     for kind in (kind for model in models for kind in constructors(model)):
         hints = typing.get_type_hints(kind.__init__)
         for argument in named_arguments(kind):
-            rules.setdefault(argument.name, of_annotation(hints.get(argument.name, Any)))
+            rules.setdefault(argument.name, of_annotation(hints.get(argument.name, Any), of_text))
             if argument.default is not Parameter.empty:
                 defaults.setdefault(argument.name, argument.default)
     return rules, defaults
@@ -198,16 +199,16 @@ def arguments_of(kind: Any) -> list[Parameter]:
     return list(signature(kind.__init__).parameters.values())[1:]
 
 
-def of_annotation(annotation: Any) -> Rule:
+def of_annotation(annotation: Any, of_text: Rule) -> Rule:
     """The rule for values of a type that a config can hold. A path or a class has none: no value is right."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
         return one_of(*arguments)
     if origin in (typing.Union, types.UnionType):
-        return either(*map(of_annotation, arguments))
+        return either(*(of_annotation(argument, of_text) for argument in arguments))
     if origin is list:
-        return listing(of_annotation(arguments[0]), 100_000)
+        return listing(of_annotation(arguments[0], of_text), 100_000)
     simple: dict[Any, Rule] = {
-        bool: flag, int: whole(-MAX_WHOLE), float: number(), str: text(), type(None): nothing,
+        bool: flag, int: whole(-MAX_WHOLE), float: number(), str: of_text, type(None): nothing,
     }  # fmt: skip
     return simple.get(annotation, one_of())

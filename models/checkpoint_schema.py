@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.checkpoint_config import check_config
 from models.checkpoint_rules import (
     MAX_TEXT,
     Rule,
@@ -387,7 +388,7 @@ ENTRIES = fields(
         "datamodule_hyper_parameters": keyed(text(), either(scalar, text(MAX_PATH))),
         "TextDataModule": fields({"tokenizer": TOKENIZER}, others=scalar),
         "LabelledDataModule": fields({"encoder": check_encoder}, others=scalar),
-        "config": text(1 << 20),
+        "config": check_config,
         "random_states": listing(check_random_state, MAX_PROCESSES),
         "other_random_states": listing(check_other_random_states, MAX_PROCESSES),
         "recurrent_state": plain,

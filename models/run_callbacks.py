@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 
 from models.callbacks import BestCheckpoint, LastCheckpoint, Throughput, ValidateAtTheEnd, loggers
+from models.checkpoint_config import carried
 from models.checkpoint_files import put_in_place
 from models.progress import Progress
 from models.schedule_note import ScheduleNote
@@ -37,7 +39,8 @@ class RunCallbacks:
             self.all += [self.reporter, ConfigFile(folder / "config.yaml", config), *task.before(folder)]
             if options.enable_checkpointing is not False:
                 self.all += [self.best] if options.limit_val_batches != 0 else []
-                self.all += [LastCheckpoint(folder / "checkpoints/last.ckpt", save_every, config)]
+                data, flags = carried(yaml.safe_load(config), task.model, task.data)
+                self.all += [LastCheckpoint(folder / "checkpoints/last.ckpt", save_every, data, flags)]
             self.all += task.after(folder)
         if options.enable_progress_bar is not False and not any(isinstance(each, ProgressBar) for each in given):
             self.all.append(Progress())

@@ -21,8 +21,9 @@ LOCKS: dict[Path, int] = {}  # the folders that this process has locked, each wi
 def run_folder(root: str | None, config: Any, ckpt_path: str | None) -> Iterator[Path]:
     """The folder of a run: <root or runs>/<name of the config>/version_N, which is created here.
 
-    A run that continues from its last.ckpt does so in its own folder, so that one command can be given again and again,
-    whatever interrupts it. From another checkpoint, such as best.ckpt or a copy, or elsewhere, a new run begins.
+    A run that continues from its last.ckpt does so in its own folder, whatever its config is called, so that one
+    command can be given again and again, whatever interrupts it. From another checkpoint, such as best.ckpt or a copy,
+    or with another root, a new run begins.
     If the body raises, the folders that were created are removed again, unless something was written to them.
 
     The folder is locked, so that two processes cannot continue one run at the same time: `unlock` it at the end.
@@ -36,7 +37,7 @@ def run_folder(root: str | None, config: Any, ckpt_path: str | None) -> Iterator
     home = Path(root) if root else own.parent.parent if own else Path("runs")
     name = Path(str(config)).stem if config else own.parent.name if own else given.stem if given else ""
     parent = home / name
-    is_last = own and given and given.name == "last.ckpt" and parent.resolve() == own.parent.resolve()
+    is_last = own and given and given.name == "last.ckpt" and home.resolve() == own.parent.parent.resolve()
     existing = own if is_last else None
     if not is_first_process():
         yield shortest(existing or parent / f"version_{next_version(parent)}")

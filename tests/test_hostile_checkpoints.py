@@ -1,14 +1,17 @@
 """Checkpoints from others: whatever a file holds, it is read as data, refused in one line, or does no harm."""
 
+import base64
 import copy
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from models.checkpoint_files import WholeFiles, read_checkpoint
 from models.checkpoint_shapes import shapes, trained
@@ -203,6 +206,105 @@ def test_a_malformed_checkpoint_of_a_classifier_is_one_line(name: str, good: dic
     with pytest.raises(ValueError, match="is not a checkpoint of train.py: ") as caught:
         read_checkpoint(path)
     assert message in str(caught.value)
+
+
+EVENTS: list[tuple[str, Any]] = []
+WATCHED = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "socket.connect", "socket.getaddrinfo",
+           "urllib.Request", "os.mkdir", "os.remove", "os.rename", "webbrowser.open")  # fmt: skip
+watching = False
+
+
+def watch(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook cannot be removed: it records while `watching`."""
+    if watching and (event in WATCHED or event == "import" and arguments[0] in ("antigravity", "this", "evil")):
+        EVENTS.append((event, arguments))
+    if watching and event == "open" and "secret" in str(arguments[0]):
+        EVENTS.append((event, arguments))
+
+
+sys.addaudithook(watch)
+POPEN = {"class_path": "subprocess.Popen", "init_args": {"args": ["mkdir", "harmed"]}}
+CALLBACK = {"class_path": "pytorch_lightning.callbacks.LambdaCallback", "init_args": {"on_fit_start": POPEN}}
+ESCAPED = json.dumps([CALLBACK]).replace(".", "\\u002e")
+ADDRESS = "data://;base64," + base64.b64encode(json.dumps([CALLBACK]).encode()).decode()
+CONFIGS: dict[str, Change] = {
+    "callbacks": put("config/trainer/callbacks", [CALLBACK]),
+    "callbacks as JSON": put("config/trainer/callbacks", json.dumps([CALLBACK])),
+    "callbacks as JSON without dots": put("config/trainer/callbacks", ESCAPED),
+    "callbacks at an address": put("config/trainer/callbacks", ADDRESS),
+    "callbacks in a file": put("config/trainer/callbacks", "secret.yaml"),
+    "callbacks by name": put("config/trainer/callbacks", "antigravity.Callback"),
+    "callbacks by a dotted key": put("config/trainer/callbacks.class_path", "antigravity.Callback"),
+    "callbacks added": put("config/trainer/callbacks+", [CALLBACK]),
+    "a dotted key at the top": put("config/trainer.callbacks", [CALLBACK]),
+    "a dotted key of the model": put("config/model/cell.class_path", "antigravity.Cell"),
+    "a dotted key of the data": put("config/data/path.x", "secret.txt"),
+    "a config in the config": put("config/config", "secret.yaml"),
+    "a checkpoint": put("config/ckpt_path", "secret.ckpt"),
+    "a logger": put("config/trainer/logger", {"class_path": "antigravity.Logger"}),
+    "a logger by name": put("config/trainer/logger", "antigravity.Logger"),
+    "a strategy": put("config/trainer/strategy", ESCAPED),
+    "a plugin": put("config/trainer/plugins", [POPEN]),
+    "a profiler": put("config/trainer/profiler", POPEN),
+    "an accelerator": put("config/trainer/accelerator", POPEN),
+    "devices": put("config/trainer/devices", "antigravity"),
+    "a folder": put("config/trainer/default_root_dir", "/tmp/evil"),
+    "time as a class": put("config/trainer/max_time", POPEN),
+    "time as text": put("config/trainer/max_time", ESCAPED),
+    "an interval as text": put("config/trainer/val_check_interval", ESCAPED),
+    "precision": put("config/trainer/precision", "antigravity"),
+    "a clipping algorithm": put("config/trainer/gradient_clip_algorithm", "antigravity.x"),
+    "determinism": put("config/trainer/deterministic", "${oc.env:HOME}"),
+    "the text": put("config/data/path", "secret.txt"),
+    "the text of validation": put("config/data/val_path", "secret.txt"),
+    "a corpus": put("config/data/corpus", "../../secret"),
+    "an encoding": put("config/data/encoding", "../secret"),
+    "an encoding as an address": put("config/data/encoding", ADDRESS),
+    "a cell": put("config/model/cell", "antigravity.Cell"),
+    "a cell as a class": put("config/model/cell", POPEN),
+    "a rate as text": put("config/model/learning_rate", ESCAPED),
+    "a rate of the environment": put("config/model/learning_rate", "${HOME}"),
+    "a tag of YAML": put("config/model/learning_rate", "!!python/object/apply:os.system ['mkdir harmed']"),
+    "lists of texts": put("config/model/learning_rate", ["antigravity.x", ESCAPED]),
+    "a task": put("config/task", "antigravity"),
+    "a task as a class": put("config/task", POPEN),
+    "a seed": put("config/seed_everything", ESCAPED),
+    "how often it saves": put("config/save_every", "antigravity"),
+    "an unknown key": put("config/evil", 1),
+    "an unknown key of the trainer": put("config/trainer/evil", 1),
+    "an unknown key of the model": put("config/model/evil", 1),
+    "an unknown key of the data": put("config/data/evil", 1),
+    "flags that are commands": put("config/again", ["data.path; rm -rf /"]),
+    "flags that are a text": put("config/again", "data.path"),
+    "a list": put("config", [CALLBACK]),
+    "a text": put("config", yaml.safe_dump({"trainer": {"callbacks": [CALLBACK]}})),
+    "a text with anchors": put("config", "a: &a [1]\n" + "".join(f"b{k}: &b{k} [*a, *a]\n" for k in range(9))),
+    "a long text": put("config", "a" * (2 << 20)),
+    "a trainer that is a text": put("config/trainer", "secret.yaml"),
+    "a model that is a text": put("config/model", "secret.yaml"),
+    "data that are a text": put("config/data", ADDRESS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_no_config_of_a_checkpoint_runs_imports_or_opens_anything(
+    name: str, good: dict[str, Any], tmp_path: Path
+) -> None:
+    global watching
+    path = changed(good, CONFIGS[name], tmp_path / "evil.ckpt")
+    for secret in ("secret.yaml", "secret.txt"):
+        (tmp_path / secret).write_text(json.dumps([CALLBACK]))
+    EVENTS.clear()
+    watching = True
+    try:
+        again = ["--trainer.accelerator", "cpu", "--data.path", str(tmp_path / "none.txt")]
+        done = run("train.py", "--ckpt_path", str(path), *again, cwd=tmp_path, env={"HOME": "1"})
+    finally:
+        watching = False
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("train.py: ") and done.stderr.count("\n") == 1 and len(done.stderr) < 700, done.stderr
+    assert "none.txt" not in done.stderr, "it is refused before the text is looked for"
+    assert EVENTS == [] and {entry.name for entry in tmp_path.iterdir()} == {"evil.ckpt", "secret.yaml", "secret.txt"}
 
 
 def test_the_good_ones_are_read(good: dict[str, Any], tmp_path: Path) -> None:

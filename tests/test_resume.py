@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -50,6 +51,7 @@ SETTINGS = {
 }
 WORDS = {**WRITES, "data": {**WRITES["data"], "path": "words.txt", "val_fraction": 0.5}}
 LAST = "runs/tiny/version_0/checkpoints/last.ckpt"
+AGAIN = ["--trainer.accelerator", "cpu", "--data.path", "text.txt"]  # which no checkpoint carries
 
 
 @pytest.fixture
@@ -120,7 +122,8 @@ def test_a_run_that_is_interrupted_anywhere_ends_as_one_that_never_was(
             at(hook, count, act, context, of)
             context.setattr(Metrics, "finalize", lambda *_: None)  # nor would SIGKILL leave it time
             call(context, *arguments)
-        arguments = ["--ckpt_path", LAST]
+        path = SETTINGS[setting]["data"]["path"]
+        arguments = ["--ckpt_path", LAST, "--trainer.accelerator", "cpu", "--data.path", path]
     call(monkeypatch, *arguments)
     assert {path.name for path in Path(LAST).parent.iterdir()} == {"best.ckpt", "last.ckpt"}
     found = left(folder)
@@ -138,7 +141,9 @@ def test_asked_to_stop_it_saves_and_says_how_to_go_on(
                 start(never, monkeypatch)
         printed = capfd.readouterr()
         last = LAST.replace("version_0", f"version_{code == 143:d}")
-        assert f"stopped after update 5; to go on: python train.py --ckpt_path {last}\n" in printed.out
+        assert (
+            f"stopped after update 5; to go on: python train.py --ckpt_path {last} {' '.join(AGAIN)}\n" in printed.out
+        )
         assert printed.err == "\nstopping after the next batch; once more to stop at once\n"
         assert read_checkpoint(last)["global_step"] == 5
     assert signal.getsignal(signal.SIGINT) is before
@@ -169,6 +174,7 @@ def test_a_validation_is_interrupted_after_its_current_batch(
     rare: dict[str, Any] = {**SETTINGS[setting], "save_every": 10**6}
     several = {"batch_size": 2} if setting == "classifies" else {"val_fraction": 0.3}  # batches to validate
     rare["data"] = {**rare["data"], **several}
+    again = [*AGAIN[:-1], rare["data"]["path"]]
     start(rare, monkeypatch)
     whole = left(folder)
     os.rename("runs", "before")
@@ -186,8 +192,8 @@ def test_a_validation_is_interrupted_after_its_current_batch(
     assert validated == [] and updates == before_validation - 1
     if signals == 1:
         said = f"stopped in the validation after update {before_validation}; to go on: python train.py --ckpt_path"
-        assert f"{said} {LAST}\n" in printed.out
-    call(monkeypatch, "--ckpt_path", LAST)
+        assert f"{said} {LAST} {' '.join(again)}\n" in printed.out
+    call(monkeypatch, "--ckpt_path", LAST, *again)
     found = left(folder)
     same = [name for name in whole.keys() - {"config.yaml"} if equal(whole[name], found.get(name))]
     assert same == [name for name in whole.keys() - {"config.yaml"}]
@@ -214,7 +220,7 @@ def test_options_beside_the_checkpoint_override(folder: Path, monkeypatch: pytes
         at("on_train_batch_end", 5, stopped(), context)
         with pytest.raises(SystemExit):
             start({**WRITES, "model": {**WRITES["model"], "schedule": "constant"}}, monkeypatch)
-    call(monkeypatch, "--ckpt_path", LAST, "--model.learning_rate", "0.5", "--model.weight_decay", "0.25")
+    call(monkeypatch, *AGAIN, "--ckpt_path", LAST, "--model.learning_rate", "0.5", "--model.weight_decay", "0.25")
     rates = [row["learning_rate"] for row in left(folder)["metrics.csv"] if "learning_rate" in row]
     assert [float(rate) for rate in rates] == pytest.approx([2e-3] * 5 + [0.5] * 11)  # logged in float32
     (group,) = read_checkpoint(LAST)["optimizer_states"][0]["param_groups"]
@@ -230,9 +236,9 @@ def test_a_finished_run_has_nothing_to_do_and_goes_on_for_more_epochs(
     start({**WRITES, "model": {**WRITES["model"], "schedule": "constant"}}, monkeypatch)
     end = capsys.readouterr().out.split("best checkpoint")[-1]
     before = left(folder)
-    call(monkeypatch, "--ckpt_path", LAST)
+    call(monkeypatch, *AGAIN, "--ckpt_path", LAST)
     assert capsys.readouterr().out == "best checkpoint" + end and equal(left(folder), before)
-    call(monkeypatch, "--ckpt_path", LAST, "--trainer.max_epochs", "3")
+    call(monkeypatch, *AGAIN, "--ckpt_path", LAST, "--trainer.max_epochs", "3")
     assert equal(left(folder), whole)
 
 
@@ -265,7 +271,7 @@ def test_a_run_that_was_killed_after_its_last_checkpoint_makes_up_for_what_is_mi
         lose()
         lost = left(folder) if lose.__name__ == "lose_metrics" else {}
         assert not lost or lost["metrics.csv"] != whole["metrics.csv"]
-        call(monkeypatch, "--ckpt_path", LAST)
+        call(monkeypatch, *AGAIN[:-1], "words.txt", "--ckpt_path", LAST)
         found = left(folder)
         assert [name for name in whole.keys() | found.keys() if not equal(whole.get(name), found.get(name))] == []
         assert end[end.index("best checkpoint") :] in capsys.readouterr().out
@@ -281,10 +287,12 @@ def test_only_last_ckpt_goes_on_in_its_folder(folder: Path, monkeypatch: pytest.
         ("copy.ckpt", [], "runs/copy/version_0"),
         (LAST, ["--trainer.default_root_dir", "other"], "other/tiny/version_0"),
         (LAST, ["--config", "tiny.yaml"], "runs/tiny/version_0"),
+        (LAST, ["--config", "runs/tiny/version_0/config.yaml"], "runs/tiny/version_0"),
     ):
-        (Path(place) / "config.yaml").unlink(missing_ok=True)
-        call(monkeypatch, "--ckpt_path", given, "--trainer.max_epochs", "1", *more)
-        assert (Path(place) / "config.yaml").exists(), given
+        written = Path(place) / "config.yaml"
+        before = written.stat().st_mtime_ns if written.exists() else 0
+        call(monkeypatch, *AGAIN, "--ckpt_path", given, "--trainer.max_epochs", "1", *more)
+        assert written.stat().st_mtime_ns > before, given
 
 
 @pytest.mark.skipif(run_folder.fcntl is None, reason="the system has no locks of folders")
@@ -297,11 +305,11 @@ def test_two_runs_do_not_continue_in_one_folder(
     run_folder.fcntl.flock(other, run_folder.fcntl.LOCK_EX)
     capsys.readouterr()
     with pytest.raises(SystemExit, match="2"):
-        call(monkeypatch, "--ckpt_path", LAST)
+        call(monkeypatch, *AGAIN, "--ckpt_path", LAST)
     assert "runs/tiny/version_0: another process is training this run; wait for its end" in capsys.readouterr().err
     assert before == {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
     os.close(other)
-    call(monkeypatch, "--ckpt_path", LAST)
+    call(monkeypatch, *AGAIN, "--ckpt_path", LAST)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +320,7 @@ def test_two_runs_do_not_continue_in_one_folder(
         (["--model.schedule", "plateau"], "--model.schedule is plateau, but cosine in the checkpoint"),
         (["--data.batch_size", "2"], "--data.batch_size is 2, but 3 in the checkpoint: leave it so"),
         (["--data.window", "5"], "--data.window is 5, but 4 in the checkpoint"),
-        (["--task", "classify"], "there is no option"),
+        (["--task", "classify"], "its task is write: leave out --task"),
         (["--trainer.max_epochs", "0"], "--trainer.max_epochs is 0: nothing would be trained"),
     ],
 )
@@ -326,9 +334,42 @@ def test_what_a_run_cannot_go_on_with_is_one_line(
     start(WRITES, monkeypatch, "--trainer.max_epochs", "1")
     capsys.readouterr()
     with pytest.raises(SystemExit):
-        call(monkeypatch, "--ckpt_path", LAST, *arguments)
+        call(monkeypatch, *AGAIN, "--ckpt_path", LAST, *arguments)
     printed = capsys.readouterr()
     assert message in printed.err and printed.err.count("\n") == 1, printed.err
+
+
+def test_a_run_with_callbacks_goes_on_with_the_command_that_it_prints(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss"]
+    with monkeypatch.context() as context, pytest.raises(SystemExit):
+        at("on_train_batch_end", 9, stopped(), context)
+        start(WRITES, context, *more, "--trainer.callbacks.patience=7")
+    command = capsys.readouterr().out.split("to go on: ")[-1].splitlines()[0]
+    assert '--trainer.callbacks \'[{"class_path": ' in command and command.startswith("python train.py --ckpt_path ")
+    with pytest.raises(SystemExit, match="2"):
+        call(monkeypatch, *AGAIN, "--ckpt_path", LAST)
+    refused = capsys.readouterr().err
+    assert refused.startswith(f"train.py: {LAST}: its run was started with --trainer.callbacks, which a checkpoint")
+    call(monkeypatch, *shlex.split(command)[2:])
+    (name,) = (name for name in read_checkpoint(LAST)["callbacks"] if name.startswith("EarlyStopping"))
+    state = read_checkpoint(LAST)["callbacks"][name]
+    assert state["patience"] == 7 and read_checkpoint(LAST)["global_step"] == 16
+    call(monkeypatch, "--ckpt_path", LAST, "--config", "runs/tiny/version_0/config.yaml")
+    assert [path.name for path in Path("runs").glob("*/*")] == ["version_0"]
+
+
+def test_no_checkpoint_carries_a_path_a_class_or_a_device(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopping = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss", "--trainer.devices=1"]
+    start(WRITES, monkeypatch, "--trainer.max_epochs", "1", *stopping)
+    config = read_checkpoint(LAST)["config"]
+    assert config["again"] == ["data.path", "trainer.accelerator", "trainer.callbacks", "trainer.devices"]
+    assert "path" not in config["data"] and config["data"]["batch_size"] == 3 and config["model"]["hidden_size"] == 5
+    assert config["trainer"]["gradient_clip_val"] == 1.0 and config["trainer"]["max_time"] is None
+    assert set(config["trainer"]).isdisjoint({"callbacks", "accelerator", "devices", "logger", "default_root_dir"})
+    best = read_checkpoint(LAST.replace("last", "best"))
+    assert best["config"] == config and best["format"] == 1
 
 
 class Evil:
@@ -343,13 +384,6 @@ def test_a_strangers_file_runs_nothing(
     good = read_checkpoint(LAST)
     torch.save({**good, "evil": Evil()}, "evil.ckpt")
     Path("plain.ckpt").write_bytes(pickle.dumps({**good, "evil": Evil()}))
-    names = {"class_path": "torch.nn.Linear"}
-    known = {"class_path": "RichProgressBar"}
-    for trainer in ({"callbacks": [known]}, {"callbacks": "antigravity.Callback"}, {"logger": names}):
-        torch.save({**good, "config": yaml.safe_dump({**WRITES, "trainer": trainer})}, "named.ckpt")
-        with pytest.raises(SystemExit, match="2"):
-            call(monkeypatch, "--ckpt_path", "named.ckpt")
-        assert "the checkpoint's config names classes" in capsys.readouterr().err
     for path in ("evil.ckpt", "plain.ckpt"):
         with pytest.raises(SystemExit, match="2"):
             call(monkeypatch, "--ckpt_path", path)
@@ -357,7 +391,7 @@ def test_a_strangers_file_runs_nothing(
     with pytest.raises(ValueError, match="evil.ckpt: is not a checkpoint of train.py"):
         WholeFiles().load_checkpoint("evil.ckpt", weights_only=False)
     assert not Path("harmed").exists()
-    for config in ("", "{", "model: 3"):
+    for config in ("", "{", "trainer: {max_epochs: 3}", {}, {"trainer": {}}):
         torch.save({**good, "config": config}, "bare.ckpt")
         with pytest.raises(SystemExit, match="2"):
             call(monkeypatch, "--ckpt_path", "bare.ckpt")
@@ -382,7 +416,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(
         start({**WRITES, "model": {**WRITES["model"], **model}}, monkeypatch)
     printed = capsys.readouterr().err
     assert printed.startswith(f"train.py: {message}") and printed.count("\n") == 1, printed
-    assert re.search(rf"the learning rate is \S+\. To go on from before: python train.py --ckpt_path {LAST} ", printed)
+    command = " ".join(["python train.py --ckpt_path", LAST, *AGAIN, "--model.learning_rate"])
+    assert re.search(rf"the learning rate is \S+\. To go on from before: {re.escape(command)} ", printed)
     assert all(torch.isfinite(value).all() for value in read_checkpoint(LAST)["state_dict"].values())
 
 

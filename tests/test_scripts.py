@@ -125,7 +125,8 @@ def test_a_run_goes_on_from_its_last_checkpoint(root: Path, text: Path) -> None:
     done = small(ROOT / "configs" / "lstm.yaml", text, root / "more", *more)
     assert done.returncode == 0 and done.stderr == ""
     assert "epoch 3, update 12" in done.stdout
-    alone = run("train.py", *more, "--trainer.default_root_dir", str(root / "alone"))
+    again = ["--data.path", str(text), "--trainer.accelerator", "cpu"]
+    alone = run("train.py", *more, *again, "--trainer.default_root_dir", str(root / "alone"))
     assert alone.returncode == 0 and alone.stderr == ""
     folders = [root / name / "lstm" / "version_0" for name in ("more", "alone")]
     assert metrics(folders[0]) == metrics(folders[1]), "it needs nothing else"
