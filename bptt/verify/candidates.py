@@ -5,17 +5,19 @@ there. `trials.py` sends the request and the cases to its standard input, and re
 (`messages.py`). This is the one module of `bptt` that knows torch, inside the functions that call a torch candidate.
 """
 
+import ctypes
 import importlib
 import importlib.util
 import inspect
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -37,6 +39,7 @@ EXPECTED = {
 }
 
 
+PR_SET_PDEATHSIG = 1
 LARGEST_RESULT = 1 << 22  # numbers; results of the checker's cases have a few hundred
 LARGEST_FILE = 1 << 26  # bytes
 LONGEST_MESSAGE = 1000  # characters
@@ -379,17 +382,19 @@ def dictionary_run(call: Callable[[Arrays], Any], given: Arrays, layout: Layout,
 
 def as_floats(name: str, value: Any) -> Array:
     """A result as an array. Raises WrongAnswer for what is none."""
+    refused = WrongAnswer(f"{name} is {described(value)}, where an array of real numbers is due")
     try:
         array = np.asarray(value)
-        if array.size > LARGEST_RESULT:
-            raise WrongAnswer(f"{name} has shape {array.shape}, which is more than any result has")
-        if array.dtype.kind not in "USmMc":  # text, times and complex numbers
-            return np.asarray(array, np.float64)
-    except WrongAnswer:
-        raise
-    except Exception:  # rows of several lengths, None, objects
-        pass
-    raise WrongAnswer(f"{name} is {described(value)}, where an array of real numbers is due")
+    except Exception:  # such as rows of several lengths
+        raise refused from None
+    if array.size > LARGEST_RESULT:
+        raise WrongAnswer(f"{name} has shape {array.shape}, which is more than any result has")
+    if array.dtype.kind in "USmMc" or any(number is None for number in (array.flat if array.dtype == object else ())):
+        raise refused  # text, times, complex numbers, and None, which NumPy would take for NaN
+    try:
+        return np.asarray(array, np.float64)
+    except Exception:  # objects
+        raise refused from None
 
 
 def described(value: Any) -> str:
@@ -492,14 +497,14 @@ def said(error: BaseException, target: str) -> str:
     own = [f"{Path(f.filename).name}, line {f.lineno}" for f in frames if f.filename == target.rpartition(":")[0]]
     place = f" ({own[-1]})" if own and not isinstance(error, SyntaxError) else ""
     try:
-        message = (str(error).splitlines() or [""])[0]
+        message = shortened((str(error).splitlines() or [""])[0])
     except Exception:  # an error that cannot be printed
         message = ""
     return f"it raises {type(error).__name__}: {message}{place}"
 
 
 def shortened(message: str) -> str:
-    return message if len(message) <= LONGEST_MESSAGE else message[:LONGEST_MESSAGE] + " …"
+    return message if len(message) <= LONGEST_MESSAGE + 100 else message[:LONGEST_MESSAGE] + " …"
 
 
 def private_streams() -> tuple[IO[bytes], IO[bytes]]:
@@ -511,7 +516,15 @@ def private_streams() -> tuple[IO[bytes], IO[bytes]]:
     return streams
 
 
+def end_with_parent() -> None:
+    """Asks Linux to kill this process when its supervisor is killed."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 def main() -> None:
+    end_with_parent()
     source, target = private_streams()
     key = source.read(KEY_BYTES)
     first, *others = received(source.read, key)
