@@ -1,7 +1,8 @@
 # Everything runs in .venv, which is made when it is missing or when its requirements change.
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal
+HOW := -n 2 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q $(HOW)
 # The tests that compute: what they find must not depend on the processor.
 NUMERICAL := tests/bptt tests/equivalence tests/models
 
