@@ -2,6 +2,7 @@
 
 python -m benchmarks layers|growth|training|generation|memory|numpy [--pairs N] [--device cuda] [--out FILE.json]
 python -m benchmarks kills [--count 50]
+python -m benchmarks flips [--count 1000]
 python -m benchmarks corpora [--bytes 20e9] [--level character] [--folder DIR]
 python -m benchmarks gpu --out DIR [--device cpu --dry_run]
 python -m benchmarks readme [--pairs N] [--out FILE.json]
@@ -10,6 +11,7 @@ python -m benchmarks readme [--pairs N] [--out FILE.json]
 import json
 import platform
 import tempfile
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +23,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks import char_rnn, corpora, generation, gpu, growth, kills, layers, memory, readme, training
+from benchmarks import char_rnn, corpora, flips, generation, gpu, growth, kills, layers, memory, readme, training
 from command_line import mistakes_in_one_line, quiet
 from datamodules.tokenizers import Level
 
@@ -44,6 +46,8 @@ def main() -> None:
         given = options[options.subcommand].as_dict()
         if options.subcommand == "kills":
             killed(**given)
+        elif options.subcommand == "flips":
+            flipped(**given)
         elif options.subcommand == "corpora":
             for what, figure_of_it in corpora.rows(**given):
                 print(f"{what:32}{figure_of_it}", flush=True)
@@ -71,6 +75,10 @@ def parse_arguments() -> Any:
     command = ArgumentParser(exit_on_error=False, description=kills.__doc__)
     command.add_argument("--count", type=int, default=50, help="how often to kill")
     commands.add_subcommand("kills", command, help=first_sentence(kills.__doc__))
+    command = ArgumentParser(exit_on_error=False, description=flips.__doc__)
+    command.add_argument("--count", type=int, default=1000, help="how many bits to flip, each in a copy of the file")
+    command.add_argument("--checkpoint", type=str, default=str(flips.SMALL), help="the file that is copied")
+    commands.add_subcommand("flips", command, help=first_sentence(flips.__doc__))
     command = ArgumentParser(exit_on_error=False, description=corpora.__doc__)
     command.add_argument("--bytes", type=float, default=1e9, help="size of the text, which is generated")
     command.add_argument("--level", type=Level, default="character", help="what one symbol is")
@@ -181,6 +189,16 @@ def killed(count: int) -> None:
     )
     for run in found:
         print(*(f"differs: {name}\n" for name in run.differences), sep="", end="")
+
+
+def flipped(count: int, checkpoint: str) -> None:
+    """Prints how often each outcome came. Exits with 1 if a checkpoint was loaded with other values."""
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = Counter(flips.outcomes(Path(checkpoint), count, Path(folder)))
+    for outcome in (flips.REFUSED, flips.UNCHANGED, flips.CHANGED):
+        print(f"{outcome:25}{outcomes[outcome]:6}")
+    if outcomes[flips.CHANGED]:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

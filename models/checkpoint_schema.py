@@ -327,6 +327,9 @@ def check_symbols(checkpoint: dict[str, Any], options: dict[str, Any]) -> None:
 
 def vocabulary_size(tokenizer: dict[str, Any]) -> int:
     level, place = tokenizer["level"], "TextDataModule.tokenizer"
+    fields({"level": text()} | {"character": {"characters": plain}, "byte": {}}.get(level, {"json": plain}))(
+        tokenizer, place
+    )
     if level == "byte":
         return 256
     if level == "character":
@@ -364,7 +367,6 @@ def check_encoder(value: Any, place: str) -> None:
 TOKENIZER = fields(
     {"level": one_of("character", "byte", "word", "bpe")},
     {"characters": text(1 << 21), "json": text(MAX_TEXT)},
-    others=scalar,
 )
 ENTRIES = fields(
     {

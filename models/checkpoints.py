@@ -7,6 +7,10 @@ from models.classifier import Classifier
 from models.language_model import LanguageModel
 
 __all__ = ["WholeFiles", "put_in_place", "read_checkpoint"]  # for those who import them from here
+NEEDED = (
+    "epoch", "global_step", "pytorch-lightning_version", "loops", "callbacks", "optimizer_states", "lr_schedulers",
+    "random_states", "other_random_states",
+)  # fmt: skip
 
 
 def checkpoint_for(model: Any, data: Any, path: str | None) -> dict[str, Any]:
@@ -15,6 +19,8 @@ def checkpoint_for(model: Any, data: Any, path: str | None) -> dict[str, Any]:
     Raises ValueError where model or data are not those of the checkpoint, or its optimizer knows other things of them.
     """
     checkpoint = read_checkpoint(path) if path else None
+    if checkpoint is not None:
+        check_complete(checkpoint, str(path))
     data.check(checkpoint)
     if checkpoint is None:
         return {}
@@ -28,6 +34,13 @@ def checkpoint_for(model: Any, data: Any, path: str | None) -> dict[str, Any]:
         changed = [f"--model.{name} {value}" for name, value in before.items() if model.hparams.get(name) != value]
         raise ValueError(f"the checkpoint is of another model: {', '.join(changed)}") from None
     return checkpoint
+
+
+def check_complete(checkpoint: dict[str, Any], path: str) -> None:
+    """Raises ValueError where a run cannot go on from a checkpoint, because it has less than last.ckpt has."""
+    missing = [name for name in NEEDED if not checkpoint.get(name) and checkpoint.get(name) != 0]
+    if missing:
+        raise ValueError(f"{path}: no run can go on from it, as it has no {', '.join(missing)}; give a last.ckpt")
 
 
 def check_kept(part: str, names: list[str], now: dict[str, Any], before: dict[str, Any]) -> None:

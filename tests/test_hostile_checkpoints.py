@@ -117,7 +117,8 @@ MALFORMED: dict[str, tuple[Change, str]] = {
     "a character twice": (put("TextDataModule/tokenizer/characters", "a" * 12), "has a character twice"),
     "a tokenizer that is a list": (put("TextDataModule/tokenizer", ["level"]), "tokenizer is a list of 1"),
     "a tokenizer of no level": (put("TextDataModule/tokenizer/level", "os"), "tokenizer.level is 'os'"),
-    "a tokenizer without its words": (put("TextDataModule/tokenizer/level", "word"), "tokenizer.json is None"),
+    "a tokenizer without its words": (put("TextDataModule/tokenizer/level", "word"), "tokenizer has no json"),
+    "a tokenizer of bytes with more": (put("TextDataModule/tokenizer/level", "byte"), "an unknown entry characters"),
     "a tokenizer that is no JSON": (put("TextDataModule/tokenizer", {"level": "bpe", "json": "{"}), "is no JSON"),
     "a tokenizer nested deeply": (put("TextDataModule/tokenizer", {"level": "bpe", "json": "[" * 10**5}), "no JSON"),
     "a tokenizer of other parts": (
