@@ -47,7 +47,8 @@ class Graphed:
             compared, and errors are raised.
 
     Where warm-up, capture or a replay raises, or the first replay differs from the eager call, the state of before is
-    restored, one line on stderr says why, and the function runs eagerly from then on. `eager` tells whether it does.
+    restored, one line on stderr says why, and the function runs eagerly from then on. `eager` tells whether it does;
+    `undone`, whether that has failed, too, in the same call, and the state of before is restored.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Graphed:
         self.recorded: Any = None  # shapes
         self.inputs: Any = None
         self.replay: Callable[[], Any] | None = None
-        self.eager = False
+        self.eager = self.undone = False
 
     def __call__(self, *inputs: Any) -> Any:
         if self.eager:
@@ -88,7 +89,13 @@ class Graphed:
         except Exception as error:
             before.restore({} if of_random_states_alone else self.state())
             self.give_up(f"{what} failed: {in_one_line(error)}")
-        return self.function(*inputs)  # here, where the traceback no longer holds memory
+        try:
+            return self.function(*inputs)  # here, where the first error's traceback no longer holds memory
+        except Exception:
+            if not of_random_states_alone:
+                before.restore(self.state())
+                self.undone = True
+            raise
 
     def give_up(self, reason: str) -> None:
         self.eager, self.replay, self.inputs = True, None, None
@@ -190,21 +197,31 @@ class GraphedUpdates:
 
     Called with what `model.read` is given. Returns the loss, the norm of all gradients before clipping, and the state.
     `watch` stands for the guard, as nobody waits for an update to end.
+
+    Returns None where updates of this kind are not possible at all, as an optimizer does not take the options for
+    graphs: then `model.graphed` is None, and Lightning makes this update and those after it.
     """
 
     def __init__(self, model: Any) -> None:
         self.model, (self.optimizer,), self.watch = model, model.trainer.optimizers, Watch(model)
-        make_capturable(self.optimizer, model.device)
         self.graphed = Graphed(self.update, model.device, self.state)
+        (group,) = self.optimizer.param_groups
+        self.options = {name: group[name] for name in CAPTURABLE[type(self.optimizer)]}
+        make_capturable(self.optimizer, model.device)
 
     def __call__(self, *inputs: Any) -> Any:
         eager = self.graphed.eager
         try:
             return self.graphed(*inputs)
-        except RuntimeError as error:  # after an illegal access, say, the device does nothing more
-            if not eager:
-                error.add_note("To go without CUDA graphs: --model.cuda_graph false")
-            raise
+        except Exception as error:
+            if not self.graphed.undone:  # after an illegal access, say, the device does nothing more
+                if not eager:
+                    error.add_note("To go without CUDA graphs: --model.cuda_graph false")
+                raise
+        (group,) = self.optimizer.param_groups
+        group.update(self.options, lr=float(group["lr"]))
+        self.model.graphed = None
+        return None
 
     def state(self) -> dict[str, Tensor]:
         """All that an update changes in place: weights, the optimizer's state and rate, the guard's flags and counts,

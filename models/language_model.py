@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from models.attention import CausalAttention
-from models.graphed import GraphedUpdates, reason_against
+from models.graphed import GraphedUpdates, in_one_line, reason_against
 from models.initialization import initialize
 from models.projections import Dense, Projection, Symbols
 from models.recurrent import Recurrent
@@ -153,15 +153,18 @@ class LanguageModel(Trained):
     def on_train_start(self) -> None:
         super().on_train_start()
         reason = reason_against(self)
-        self.graphed = None if reason else GraphedUpdates(self)
+        try:
+            self.graphed = None if reason else GraphedUpdates(self)
+        except RuntimeError as error:
+            reason = in_one_line(error)
         if self.device.type == "cuda" and self.trainer.is_global_zero:
             print(f"updates are not CUDA graphs: {reason}" if reason else "updates are CUDA graphs", file=sys.stderr)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         tokens, fresh = batch
         given = tokens, None if fresh else self.state
-        if self.graphed:
-            loss, norm, self.state = self.graphed(*given)
+        if self.graphed and (made := self.graphed(*given)):
+            loss, norm, self.state = made
         else:
             loss, self.state = self.read(*given)
         if self.logs_now():

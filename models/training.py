@@ -178,9 +178,13 @@ class Trained(pl.LightningModule):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
-        """Where updates are graphs, `training_step` has made this one, and Lightning is to count and log it alone."""
+        """Where updates are graphs, `training_step` makes this one, and Lightning only counts and logs it. Where the
+        closure has given graphs up, the gradients are there, and the optimizer's step is still to be made."""
         if self.graphed and optimizer_closure:
-            optimizer_closure()
+            loss = optimizer_closure()
+            if self.graphed:
+                return
+            super().optimizer_step(epoch, batch_idx, optimizer, lambda: loss)
         else:
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
 

@@ -543,9 +543,62 @@ def test_what_fails_without_graphs_too_is_raised(trained: Trainable, monkeypatch
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(LanguageModel, "read", read)
-    with pytest.raises(RuntimeError, match="out of memory") as caught:
+    with pytest.raises(RuntimeError, match="out of memory"):
         trained(RECORDED)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("fails", [1, 3, 5])
+def test_where_eager_updates_of_this_kind_fail_too_lightning_makes_them(
+    trained: Trainable, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], fails: int, optimizer: str
+) -> None:
+    """From the first on, or from one in the middle, with the optimizer's state and the schedule's rate of then. They
+    fail when the weights are changed already."""
+    kind = {**SHORT, "optimizer": optimizer, "warmup_steps": 5}
+    plain, of_plain = trained(BY_LIGHTNING, **kind)
+    random, update, models = torch.get_rng_state(), GraphedUpdates.update, []
+
+    def failing(self: GraphedUpdates, *inputs: Any) -> Any:
+        outputs = update(self, *inputs)
+        models.append(self.model)
+        if self.model.trainer.global_step + 1 >= fails:
+            raise RuntimeError("the optimizer has no such option")
+        return outputs
+
+    monkeypatch.setattr(GraphedUpdates, "update", failing)
+    model, of_graphs = trained(RECORDED, **kind)
+    assert len(lines_about_graphs(capfd)) == 1 and model.graphed is None and models
+    assert of_graphs.losses == of_plain.losses and same(model, plain)
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_an_eager_update_that_fails_later_is_an_error(trained: Trainable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no state to go back to."""
+    update = GraphedUpdates.update
+
+    def failing(self: GraphedUpdates, *inputs: Any) -> Any:
+        outputs = update(self, *inputs)
+        if self.model.trainer.global_step + 1 >= 8:
+            raise RuntimeError("illegal memory access")
+        return outputs
+
+    monkeypatch.setattr(GraphedUpdates, "update", failing)
+    with pytest.raises(RuntimeError, match="illegal memory access") as caught:
+        trained(RECORDED, **SHORT)
     assert caught.value.__notes__ == ["To go without CUDA graphs: --model.cuda_graph false"]
+
+
+def test_where_graphs_cannot_be_begun_training_goes_on(
+    trained: Trainable, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plain, of_plain = trained(BY_LIGHTNING, **SHORT)
+
+    def fail(*given: Any) -> None:
+        raise RuntimeError("no stream\nis left")
+
+    monkeypatch.setattr(module, "Watch", fail)
+    model, of_graphs = trained(RECORDED, **SHORT)
+    assert of_graphs.losses == of_plain.losses and same(model, plain)
 
 
 class FakeStream:
