@@ -12,7 +12,15 @@ from models.checkpoint_schema import FORMAT, PATHS, check, restores_paths
 from models.guard import check_weights
 
 
-class WholeFiles(TorchCheckpointIO):
+class CheckedFiles(TorchCheckpointIO):
+    """How Lightning reads checkpoints of the models of this project, whatever Trainer asks for them."""
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        """Like `read_checkpoint`, wherever Lightning restores from a file."""
+        return read_checkpoint(path)
+
+
+class WholeFiles(CheckedFiles):
     """How Lightning writes and reads checkpoints: beside the one that is there, which the new one replaces when all of
     it is on the disk. Weights that are not finite are not written."""
 
@@ -31,10 +39,6 @@ class WholeFiles(TorchCheckpointIO):
             beside.unlink(missing_ok=True)
             raise OSError(f"{path} could not be written, and is as it was before: {error}") from None
         put_in_place(beside, path)
-
-    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        """Like `read_checkpoint`, wherever Lightning restores from a file."""
-        return read_checkpoint(path)
 
 
 def put_in_place(beside: Path, path: Path) -> None:

@@ -9,11 +9,12 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-from models.checkpoint_files import read_checkpoint
+from models.checkpoint_files import CheckedFiles, read_checkpoint
 from models.checkpoint_schema import register
 from models.graphed import CAPTURABLE, GraphedUpdates, without_graphs
 from models.guard import check_update
@@ -107,6 +108,11 @@ class Trained(pl.LightningModule):
         for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"--model.{name} is {value}: it must be at least 1")
+
+    def setup(self, stage: str) -> None:
+        """A Trainer's own way to read checkpoints would run code that a file has."""
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            self.trainer.strategy.checkpoint_io = CheckedFiles()
 
     def on_fit_start(self) -> None:
         torch.set_float32_matmul_precision(self.hparams["matmul_precision"])

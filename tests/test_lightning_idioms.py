@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder
+from pytorch_lightning.callbacks import BatchSizeFinder, EMAWeightAveraging, LearningRateFinder
 from pytorch_lightning.tuner import Tuner
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -227,4 +227,39 @@ def test_what_is_no_checkpoint_of_the_model_is_refused(task: str) -> None:
     torch.save({"state_dict": {}, "hyper_parameters": {}, "evil": Evil()}, "evil.ckpt")
     with pytest.raises(ValueError, match="evil.ckpt"):
         type(model).load_from_checkpoint("evil.ckpt")
+    for act in (trainer_for().fit, trainer_for().validate, trainer_for().predict):
+        with pytest.raises(ValueError, match="evil.ckpt"):
+            act(model, datamodule=data, ckpt_path="evil.ckpt", weights_only=False)
     assert not Path("harmed").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")  # no path is taken from a checkpoint
+@pytest.mark.parametrize("task", TASKS)
+def test_a_trainer_of_ones_own_writes_and_continues_checkpoints(task: str) -> None:
+    """With all that Lightning does by default, a callback with a state of its own, and averaged weights."""
+
+    class Count(pl.Callback):
+        batches = 0
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.batches += 1
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"batches": self.batches, "shape": torch.zeros(3), "nested": {"names": ["a", None]}}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.batches = state["batches"]
+
+    options: dict[str, Any] = {"enable_checkpointing": True, "max_steps": -1, "limit_train_batches": 3}
+    data = data_for(task)
+    trainer = trainer_for(callbacks=[Count(), EMAWeightAveraging()], max_epochs=2, **options)
+    trainer.fit(model_for(data), data)
+    (saved,) = Path("checkpoints").glob("*.ckpt")
+    counted = Count()
+    trainer_for(callbacks=[counted, EMAWeightAveraging()], max_epochs=3, **options).fit(
+        model_for(data), data_for(task), ckpt_path=saved
+    )
+    assert counted.batches == 9
+    type(data).load_from_checkpoint(saved, weights_only=True)
+    type(model_for(data)).load_from_checkpoint(saved)
