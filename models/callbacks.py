@@ -383,7 +383,7 @@ class LastCheckpoint(pl.Callback):
     def on_save_checkpoint(self, trainer: Any, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Where training has ended in mid-epoch, Lightning takes that for a whole epoch, and would not go on in it."""
         if self.config is not None:
-            checkpoint["config"] = self.config
+            checkpoint["config"] = with_found(self.config, trainer, pl_module)
         if self.ended and not trainer.fit_loop.epoch_loop._num_ready_batches_reached():
             for counts in ("total", "current"):
                 for of in ("processed", "completed"):
@@ -397,6 +397,16 @@ class LastCheckpoint(pl.Callback):
 
     def way_on(self) -> str:
         return " ".join(["python train.py --ckpt_path", shlex.quote(str(shortest(self.path))), *self.flags])
+
+
+def with_found(config: dict[str, Any], trainer: Any, pl_module: Any) -> dict[str, Any]:
+    """The config with the learning rate and the batch size that the callbacks of Lightning have found."""
+    found = {
+        "model": {"learning_rate": pl_module.hparams["learning_rate"]},
+        "data": {"batch_size": trainer.datamodule.hparams["batch_size"]} if trainer.datamodule else {},
+    }
+    parts = {part: config[part] | values for part, values in found.items() if part in config}
+    return config | parts
 
 
 def last_alone(trainer: Any) -> str:

@@ -15,6 +15,8 @@ from models.schedule_note import ScheduleNote
 from models.stop_reason import StopReason
 from models.training_arguments import as_list
 
+SEARCHES = ("LearningRateFinder", "BatchSizeFinder")
+
 
 class RunCallbacks:
     """The callbacks of one run, by what its options ask for.
@@ -39,7 +41,7 @@ class RunCallbacks:
             self.all += [self.reporter, ConfigFile(folder / "config.yaml", config), *task.before(folder)]
             if options.enable_checkpointing is not False:
                 self.all += [self.best] if options.limit_val_batches != 0 else []
-                data, flags = carried(yaml.safe_load(config), task.model, task.data)
+                data, flags = carried(without_searches(yaml.safe_load(config)), task.model, task.data)
                 self.all += [LastCheckpoint(folder / "checkpoints/last.ckpt", save_every, data, flags)]
             self.all += task.after(folder)
         if options.enable_progress_bar is not False and not any(isinstance(each, ProgressBar) for each in given):
@@ -64,6 +66,14 @@ class RunCallbacks:
             self.reporter.conclude(trainer, self.best, self.throughput.tokens_per_second)
         elif trainer.is_global_zero:
             print(f"fast_dev_run: training and validation ran on {trainer.max_steps} batches; no file was written")
+
+
+def without_searches(config: dict[str, Any]) -> dict[str, Any]:
+    """The config without LearningRateFinder and BatchSizeFinder: a run that continues keeps what they have found."""
+    given = config["trainer"]["callbacks"]
+    listed = given if isinstance(given, list) else [] if given is None else [given]
+    kept = [callback for callback in listed if not callback["class_path"].endswith(SEARCHES)]
+    return config if len(kept) == len(listed) else config | {"trainer": config["trainer"] | {"callbacks": kept or None}}
 
 
 class ConfigFile(pl.Callback):

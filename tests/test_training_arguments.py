@@ -2,6 +2,10 @@
 
 import csv
 import importlib.util
+import os
+import re
+import shlex
+import signal
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -11,6 +15,8 @@ import yaml
 from jsonargparse import Namespace
 from pytorch_lightning.callbacks import EarlyStopping, StochasticWeightAveraging
 
+from models.callbacks import Throughput
+from models.checkpoints import read_checkpoint
 from models.classifier import Classifier
 from models.language_model import LanguageModel
 from models.training_arguments import as_list, check_trainer_arguments
@@ -237,20 +243,72 @@ def test_callbacks_of_lightning(callback: dict[str, Any]) -> None:
 
 
 LAST = str(RUN / "checkpoints/last.ckpt")
+AGAIN = ["--data.path", "text.txt", "--trainer.accelerator", "cpu"]  # no checkpoint carries these
 
 
 @pytest.mark.parametrize(("epochs", "share"), [("3", "25.0%"), ("4", "50.0%")])
 def test_a_run_that_continues_after_its_cosine_schedule_says_at_which_rate(epochs: str, share: str) -> None:
     assert "schedule" not in trained("--model.schedule", "cosine")
-    done = run("train.py", "--ckpt_path", LAST, "--trainer.max_epochs", epochs, cwd=Path.cwd())
+    done = run("train.py", "--ckpt_path", LAST, "--trainer.max_epochs", epochs, *AGAIN, cwd=Path.cwd())
     assert done.returncode == 0 and f"training continues at {share} of --model.learning_rate" in done.stdout
 
 
 def test_it_continues_at_a_constant_rate_where_that_is_asked_for() -> None:
     trained("--model.schedule", "cosine")
     more = ["--trainer.max_epochs", "3", "--model.schedule", "constant", "--model.learning_rate", "0.25"]
-    done = run("train.py", "--ckpt_path", LAST, *more, cwd=Path.cwd())
+    done = run("train.py", "--ckpt_path", LAST, *more, *AGAIN, cwd=Path.cwd())
     assert done.returncode == 0 and "schedule" not in done.stdout
     with (RUN / "metrics.csv").open(encoding="utf-8") as file:
         rates = [float(row["learning_rate"]) for row in csv.DictReader(file) if row["learning_rate"]]
     assert rates[-3:] == [0.25] * 3 and len(rates) == 12
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, *arguments: str, **trainer: Any) -> list[str]:
+    """The arguments of the command for going on, which a run prints that SIGTERM stops after three updates."""
+    plain = Throughput.on_train_batch_end
+
+    def stop(self: Any, trainer: Any, *others: Any) -> None:
+        plain(self, trainer, *others)
+        if trainer.global_step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as context:
+        context.setattr(Throughput, "on_train_batch_end", stop)
+        done = train(*arguments, **trainer)
+    assert done.returncode == 143, done.stderr
+    (command,) = re.findall("to go on: python train.py (.+)", done.stdout)
+    return shlex.split(command)
+
+
+@pytest.mark.parametrize("callbacks", [EARLY, [EARLY], [EARLY, RATES]], ids=["one", "list of one", "two"])
+def test_the_printed_command_goes_on_with_the_callbacks(callbacks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = interrupted(monkeypatch, callbacks=callbacks)
+    done = run("train.py", *command, cwd=Path.cwd())
+    assert done.returncode == 0, done.stderr
+    assert read_checkpoint(LAST)["global_step"] == 8 and [path.name for path in RUN.parent.iterdir()] == [RUN.name]
+    states = read_checkpoint(LAST)["callbacks"]
+    (early,) = [state for name, state in states.items() if name.startswith("EarlyStopping")]
+    assert early["best_score"] < 10
+
+
+def test_a_run_that_early_stopping_ended_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    stops = {"class_path": "EarlyStopping", "init_args": {"monitor": "val_loss", "stopping_threshold": 100.0}}
+    printed = trained(callbacks=stops)
+    assert "stopped after epoch 1, update 4: Stopping threshold reached: val_loss = " in printed
+    assert "best checkpoint" in printed
+
+
+def test_a_run_goes_on_with_what_the_searches_have_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    rate = {"class_path": "LearningRateFinder", "init_args": {"num_training_steps": 30}}
+    size = {"class_path": "BatchSizeFinder", "init_args": {"max_trials": 2, "steps_per_trial": 1}}
+    command = interrupted(monkeypatch, callbacks=[size, rate, EARLY], limit_train_batches=20)
+    saved = read_checkpoint(LAST)
+    found = saved["hyper_parameters"]["learning_rate"], saved["datamodule_hyper_parameters"]["batch_size"]
+    assert found[0] != 2e-3 and found[1] == 4 and "Finder" not in " ".join(command)
+    done = run("train.py", *command, cwd=Path.cwd())
+    assert done.returncode == 0, done.stderr
+    after = read_checkpoint(LAST)
+    assert after["global_step"] == 40
+    assert (after["hyper_parameters"]["learning_rate"], after["datamodule_hyper_parameters"]["batch_size"]) == found
+    (group,) = after["optimizer_states"][0]["param_groups"]
+    assert group["lr"] == pytest.approx(found[0])
