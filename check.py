@@ -23,12 +23,15 @@ from bptt.verify.trials import Request, ask, from_vectors, questions
 from bptt.verify.vector_files import MANIFEST, write
 from bptt.verify.verdict import Verdict, judge
 from command_line import SuggestsOptions, mistakes_in_one_line
+from models.escaping import harmless
+from terminal import prepare_streams
 
 CANDIDATES = f"""Exit code 0: right, 1: wrong, 2: could not be run. A candidate is
 {"; ".join(f"a {kind}: {signature}" for kind, signature in EXPECTED.items())};
 or, with --exec, any program that reads and writes files as bptt/verify/vectors/README.md describes."""
 
 
+A_DAY = 86400.0
 DEEPEST = 4  # layers of a candidate: whatever goes wrong between layers does so between few
 
 
@@ -79,13 +82,16 @@ def candidate_arguments() -> ArgumentParser:
 
 
 def check_candidate(options: Any) -> int:
-    if (options.target is None) == (options.exec is None):
+    if bool(options.target) == bool(options.exec):
         raise ValueError("give either path/to/file.py:name or --exec 'program {case} {out}'")
-    if not 1 <= options.layers <= DEEPEST or options.time_limit <= 0:
-        raise ValueError(f"--layers must be 1 to {DEEPEST} and --time_limit more than 0")
+    if not 1 <= options.layers <= DEEPEST or not 0 < options.time_limit <= A_DAY:
+        raise ValueError(f"--layers must be 1 to {DEEPEST} and --time_limit more than 0, in seconds, and at most a day")
     pairs = [[part.strip() for part in pair.split("=")] for pair in (options.names or "").split(",") if pair.strip()]
     if any(len(pair) != 2 or not all(pair) for pair in pairs):
         raise ValueError(f"--names is {options.names!r}: write ours=theirs,ours=theirs")
+    for side in zip(*pairs, strict=True):
+        if len(set(side)) < len(side):
+            raise ValueError(f"--names is {options.names!r}: each name can stand there once")
     layout = {
         "layout": options.layout, "gates": options.gates, "names": {ours: theirs for ours, theirs in pairs},
         "one_bias": options.one_bias, "transposed": options.transposed,
@@ -95,7 +101,11 @@ def check_candidate(options: Any) -> int:
         options.target or options.exec, options.cell, options.exec is not None, options.layers, options.dtype,
         options.device, layout,
     )  # fmt: skip
-    about = from_vectors(request, Path(options.vectors)) if options.vectors else questions(request, options.quick)
+    about = (
+        from_vectors(request, Path(options.vectors))
+        if options.vectors is not None
+        else questions(request, options.quick)
+    )
     verdict = judge(request, about, ask(request, about, options.time_limit))
     if options.json:
         print(json.dumps(verdict.as_dict()))
@@ -111,14 +121,18 @@ def show(verdict: Verdict) -> None:
     for row in verdict.rows:
         shape, share = " × ".join(map(str, row.shape)), f"{row.share:.2g}"
         judged = "right" if row.right else "[bold]WRONG[/bold]"
-        table.add_row(escape(row.name), shape, f"{row.error:.1e}", f"{row.size:.1e}", share, row.case, judged)
+        table.add_row(escape(harmless(row.name)), shape, f"{row.error:.1e}", f"{row.size:.1e}", share, row.case, judged)
     console = Console(width=None if Console().is_terminal else 120, highlight=False)
     if verdict.rows:
         console.print(table)
-    console.print(escape(verdict.sentence), style="bold" if verdict.exit_code else "")
+    console.print(escape(harmless(verdict.sentence)), style="bold" if verdict.exit_code else "")
 
 
 def check_model(options: Any) -> int:
+    if not Path(options.config).is_file():
+        raise ValueError(f"{options.config}: no such file; give a config such as configs/lstm.yaml")
+    if options.data.path == "":
+        raise ValueError("--data.path is empty: give a text file, or leave it out")
     from twins import from_config, pairs  # torch and Lightning, which most commands do without
 
     model, data = from_config(options.config, options.data.path)
@@ -194,9 +208,12 @@ def print_precision() -> None:
 
 
 def main() -> None:
+    prepare_streams(output_is_optional=False)
     with mistakes_in_one_line("check.py"):
         options = parse_arguments()
         if options.subcommand == "vectors":
+            if not options.vectors.folder:
+                raise ValueError("give the folder that the vectors are to be written to")
             files = write(Path(options.vectors.folder))
             print(f"{len(files)} files in {options.vectors.folder}; {MANIFEST} has their checksums")
         elif options.subcommand == "candidate":

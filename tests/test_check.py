@@ -1,6 +1,7 @@
 """check.py as users call it: tables, verdicts, exit codes, and one line for each mistake."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -101,6 +102,16 @@ def homework(line: str) -> str:
         (["--exec", "true --device '"], "is no command"),
         (["--exec", "true", "--device", "cuda"], "--device cuda is for torch"),
         (["torch.nn:LSTM", "--layers", "0"], "--layers must be 1 to 4"),
+        (["torch.nn:LSTM", "--layers", str(10**20)], "--layers must be 1 to 4"),
+        (["torch.nn:LSTM", "--time_limit", "1e300"], "--time_limit more than 0, in seconds, and at most a day"),
+        (["torch.nn:LSTM", "--time_limit", "-1"], "--time_limit more than 0"),
+        (["torch.nn:LSTM", "--names", "weight_ih=W,weight_hh=W"], "each name can stand there once"),
+        (["torch.nn:LSTM", "--names", "weight_ih=W,weight_ih=V"], "each name can stand there once"),
+        ([""], "give either path/to/file.py:name or --exec"),
+        (["--exec", ""], "give either path/to/file.py:name or --exec"),
+        (["torch.nn:LSTM", "--vectors", ""], "SHA256SUMS: no such file"),
+        (["torch.nn:LSTM", "--vectors", "README.md"], "SHA256SUMS: no such file"),
+        (["--exec", "mkdir {out}"], "mkdir wrote no file to {out}"),
         (["torch.nn:LSTM", "--vectors", "configs"], "SHA256SUMS: no such file"),
         (["--exec", "./README.md {case} {out}"], "Permission denied; give a program that can be executed"),
     ],
@@ -111,3 +122,38 @@ def test_a_mistake_in_checking_is_one_line(arguments: list[str], message: str, t
     done = run("check.py", "candidate", "--cell", "lstm", "--quick", *given, cwd=ROOT)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr and done.stderr.count("\n") == 1 and done.stdout == "", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["vectors", ""], "give the folder that the vectors are to be written to"),
+        (["vectors", "README.md"], "README.md"),
+        (["model", "--config", "nowhere.yaml"], "nowhere.yaml: no such file; give a config"),
+        (["model", "--config", "configs"], "configs: no such file; give a config"),
+        (["model", "--config", "configs/lstm.yaml", "--data.path", ""], "--data.path is empty"),
+        (["mutants", "more"], "more"),
+        ([], "subcommand"),
+    ],
+)
+def test_a_mistake_in_another_command_is_one_line(arguments: list[str], message: str) -> None:
+    done = run("check.py", *arguments)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.py"
+    os.mkfifo(pipe)
+    for arguments in (["candidate", "--cell", "rnn", "--quick", f"{pipe}:mine"], ["model", "--config", str(pipe)]):
+        done = run("check.py", *arguments)
+        assert done.returncode == 2 and "pipe.py: no such file" in done.stderr, done.stderr
+
+
+def test_names_that_a_candidate_makes_up_do_nothing_to_a_terminal(tmp_path: Path) -> None:
+    names = "' \\x1b[31m': 0, ' \\ud800': 0, ' a\\nb': 0"
+    source = f"def mine(case):\n    return {{str(i): 0 for i in range(10**4)}} | {{{names}}}\n"
+    (tmp_path / "names.py").write_text(source, encoding="utf-8")
+    done = run("check.py", "candidate", "--cell", "rnn", "--quick", "names.py:mine", cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr == "" and "it gives no d.cells.0.bias_hh" in done.stdout
+    assert "\\x1b[31m" in done.stdout and "\x1b" not in done.stdout and len(done.stdout) < 1000
