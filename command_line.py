@@ -14,6 +14,8 @@ from help_texts import ShortHelp
 from models.escaping import harmless
 from terminal import check_arguments, prepare_streams
 
+NO_MEMORY = "there is not enough memory: choose a smaller model, batch or window"
+
 
 class SuggestsOptions(ArgumentParser):
     """A parser whose error about an option that does not exist names the one that was probably meant."""
@@ -52,8 +54,18 @@ def in_one_line(script: str, exit_code: int, *kinds: type[Exception]) -> Iterato
         text = " ".join([rewritten(str(error)), *getattr(error, "__notes__", [])])
         print(f"{script}: {harmless(' '.join(text.split()))}", file=sys.stderr)
         raise SystemExit(exit_code) from None
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        print(f"{script}: {NO_MEMORY} ({harmless(' '.join(str(error).split()))[:200]})", file=sys.stderr)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether memory could not be had: torch has an error of its own for GPUs, and a RuntimeError on CPUs."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in ("allocate memory", "out of memory"))
 
 
 def quiet(output_is_optional: bool = True) -> None:

@@ -25,6 +25,7 @@ from datamodules.tokenizers import Tokenizer, UnknownSymbols, load_tokenizer
 from models.checkpoints import classifier, language_model, read_checkpoint
 from models.escaping import harmless
 from models.insight.figures import pictures, save_png, texts
+from models.insight.flow import read_flow
 from models.insight.page import page, plain, room, text_page
 from models.insight.report import analyse, analyse_text
 from models.insight.run import run_of
@@ -68,7 +69,9 @@ def into_model(options: Any, checkpoint: dict[str, Any]) -> Look:
     ids, source = text_for(model, tokenizer, options)
     symbols = [piece.decode(errors="backslashreplace") for piece in tokenizer.pieces()]
     flow = Path(options.checkpoint).absolute().parent.parent / "flow.npz"
-    epochs = dict(np.load(flow)) if flow.exists() else None
+    epochs = read_flow(flow) if flow.is_file() else None
+    if flow.is_file() and epochs is None:
+        print(f"explore.py: {flow} is damaged, or not of train.py: the page has no gradients by epoch", file=sys.stderr)
     runs = {"trained": run_of(Path(options.checkpoint), checkpoint)}
     if options.compare is not None:
         runs["compared"] = run_of(Path(options.compare), other)

@@ -209,6 +209,9 @@ class LabelledDataModule(pl.LightningDataModule):
         for name, value in (("batch_size", batch_size), ("min_count", min_count)):
             if value < 1:
                 raise ValueError(f"--data.{name} is {value}: it must be at least 1")
+        for name, given in (("path", path), ("val_path", val_path), ("test_path", test_path)):
+            if given == "":
+                raise ValueError(f"--data.{name} is empty: give it a table, or leave it out")
         if not 0 < val_fraction < 1:
             raise ValueError(f"--data.val_fraction is {val_fraction}: it must lie between 0 and 1")
 

@@ -10,12 +10,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from datamodules.corpora import CORPORA, Corpus
+from datamodules.corpora import CORPORA, Corpus, decoder_of
 from datamodules.downloads import DOWNLOADS, fetch
 from datamodules.encoding import Encoded, Text, encode
 from datamodules.streams import Streams
 from datamodules.tokenizers import Ids, Level, Tokenizer
 
+MOST_SYMBOLS = 2**31 - 1
 SMALLEST_VOCABULARY = {"word": 2, "bpe": 256}
 USUAL_BATCH_SIZE = 32
 UPDATES_OF_AN_EPOCH = 500  # fewer teach little: a small text is read in fewer streams
@@ -74,6 +75,12 @@ class TextDataModule(pl.LightningDataModule):
         for name, value in (("batch_size", batch_size), ("window", window), ("val_streams", val_streams)):
             if value is not None and value < 1:
                 raise ValueError(f"--data.{name} is {value}: it must be at least 1")
+        if path == "":
+            raise ValueError("--data.path is empty: give it a text file, or leave it out")
+        if level != "byte":
+            decoder_of(encoding)  # raises ValueError
+        if vocabulary_size > MOST_SYMBOLS:
+            raise ValueError(f"--data.vocabulary_size is {vocabulary_size}: it must be at most {MOST_SYMBOLS}")
         if val_fraction is not None and not 0 <= val_fraction < 1:
             raise ValueError(f"--data.val_fraction is {val_fraction}: it must be at least 0, and less than 1")
 
@@ -121,7 +128,9 @@ class TextDataModule(pl.LightningDataModule):
 
     @cached_property
     def val_streams(self) -> Streams:
-        return Streams(self._encoded.held_out, self.hparams["val_streams"], self.hparams["window"], whole=True)
+        held_out = self._encoded.held_out
+        count = min(self.hparams["val_streams"], max(len(held_out) - 1, 1))  # more would be empty
+        return Streams(held_out, count, self.hparams["window"], whole=True)
 
     def check(self, checkpoint: dict[str, Any] | None, processes: int = 1) -> None:
         """Raises ValueError where the text is too short, its streams cannot be shared out evenly, or it is not in the

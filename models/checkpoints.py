@@ -18,6 +18,8 @@ def checkpoint_for(model: Any, data: Any, path: str | None) -> dict[str, Any]:
 
     Raises ValueError where model or data are not those of the checkpoint, or its optimizer knows other things of them.
     """
+    if path == "":
+        raise ValueError("--ckpt_path is empty: give it a checkpoint, or leave it out")
     checkpoint = read_checkpoint(path) if path else None
     if checkpoint is not None:
         check_complete(checkpoint, str(path))

@@ -20,6 +20,7 @@ from models.graphed import CAPTURABLE, GraphedUpdates, without_graphs
 from models.guard import check_update
 from models.recurrent import Recurrent
 
+MOST_LAYERS, MOST_UNITS, MOST_WEIGHTS = 1000, 2**17, 10**10  # what is larger would fill the memory before it fails
 OPTIMIZERS: dict[str, Any] = {
     "sgd": torch.optim.SGD,
     "adagrad": torch.optim.Adagrad,
@@ -108,6 +109,12 @@ class Trained(pl.LightningModule):
         for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"--model.{name} is {value}: it must be at least 1")
+        layers, width, inputs = (sizes.get(name, 1) for name in ("num_layers", "hidden_size", "embedding_size"))
+        weights = layers * 4 * width * (2 * width + inputs)
+        if layers > MOST_LAYERS or max(width, inputs) > MOST_UNITS or weights > MOST_WEIGHTS:
+            given = f"--model.num_layers {layers}, hidden_size {width} and embedding_size {inputs}"
+            most = f"{MOST_LAYERS:,} layers, {MOST_UNITS:,} units and {MOST_WEIGHTS:.0e} weights"
+            raise ValueError(f"{given} make a model of {weights:.1e} weights; there may be at most {most}")
 
     def setup(self, stage: str) -> None:
         """A Trainer's own way to read checkpoints would run code that a file has."""

@@ -9,13 +9,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import predict
+from command_line import in_one_line
 from datamodules.labelled import Encoder
+from datamodules.text import TextDataModule
 from datamodules.tokenizers import ByteTokenizer, CharacterTokenizer, WordTokenizer
 from models.classifier import Classifier
+from models.insight.flow import read_flow
 from models.language_model import LanguageModel
 from models.sampling import harmless, opening
 from prompts import with_dashes
@@ -198,7 +202,7 @@ def test_a_prompt_that_cannot_be_used_is_one_line(folder: Path, arguments: list[
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
 def test_a_pipe_with_a_name_is_not_waited_for(folder: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for given in ("--prompt_file",):
+    for given in ("--prompt_file", "--checkpoint"):
         done = generate(folder, "characters", given, str(tmp_path / "pipe"))
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and "pipe" in done.stderr
 
@@ -307,3 +311,83 @@ def test_the_page_takes_a_text_with_dashes_and_refuses_devices(folder: Path, tmp
     assert run("explore.py", *given, "-", cwd=tmp_path, stdin="ab ab").returncode == 0
     done = run("explore.py", *given, os.devnull, cwd=tmp_path)
     assert done.returncode == 2 and "is a device or a pipe" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"hidden_size": 10**6}, {"embedding_size": 10**8}, {"num_layers": 10**8}, {"hidden_size": 10**5}]
+)
+def test_a_model_that_no_memory_can_hold_is_refused_before_it_is_made(sizes: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="make a model of .* weights; there may be at most 1,000 layers"):
+        LanguageModel(5, **{"hidden_size": 4} | sizes)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="weights; there may be at most"):
+        Classifier(5, 2, **{"hidden_size": 4, "embedding_size": 3} | sizes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("error", "one_line"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (MemoryError("Unable to allocate 745. GiB"), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 9 GiB"), True),
+        (RuntimeError("another error"), False),
+    ],
+)
+def test_too_little_memory_is_one_line(error: Exception, one_line: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit if one_line else RuntimeError), in_one_line("train.py", 2, ValueError):
+        raise error
+    printed = capsys.readouterr().err
+    assert printed.startswith("train.py: there is not enough memory: choose a smaller model") is one_line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data.path", ""], "--data.path is empty: give it a text file, or leave it out"),
+        (["--data.encoding", ""], "there is no encoding ''; --data.encoding takes names such as utf-8"),
+        (
+            ["--data.vocabulary_size", str(10**20)],
+            "--data.vocabulary_size is 100000000000000000000: it must be at",
+        ),
+        (["--ckpt_path", ""], "--ckpt_path is empty: give it a checkpoint, or leave it out"),
+        (["--data.path", os.devnull], "cannot be read twice: give a file that holds the text"),
+        (["--task", "classify", "--data.path", ""], "--data.path is empty: give it a table, or leave it out"),
+    ],
+)
+def test_empty_and_endless_arguments_of_training_are_one_line(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    config = tmp_path / "small.yaml"
+    config.write_text("seed_everything: 1\ntrainer: {accelerator: cpu, max_steps: 1}\n" + "data: {batch_size: 1}\n")
+    given = [] if "--task" in arguments or "--data.path" in arguments else ["--data.corpus", "memorise"]
+    done = run("train.py", "--config", str(config), *given, *arguments, cwd=tmp_path)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_more_held_out_streams_than_symbols_are_as_many_as_there_are() -> None:
+    data = TextDataModule(corpus="memorise", batch_size=1, window=25, val_streams=10**11)
+    assert len(data.val_streams.starts) == len(data._encoded.held_out) - 1
+
+
+@pytest.mark.parametrize("kind", ["foreign", "damaged", "empty", "pickled", "one array", "cut"])
+def test_a_foreign_file_of_gradients_is_left_out_with_a_line(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "flow.npz"
+    if kind == "foreign":
+        np.savez(path, a=np.zeros(3))
+    elif kind == "pickled":
+        np.savez(path, epochs=np.array([{}], dtype=object))
+    elif kind == "one array":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    elif kind == "cut":
+        np.savez(path, epochs=np.zeros(1000))
+        path.write_bytes(path.read_bytes()[:-400])
+    else:
+        path.write_bytes(b"" if kind == "empty" else b"PK\x03\x04 no archive")
+    assert read_flow(path) is None
+
+
+def test_the_gradients_of_a_run_are_read(tmp_path: Path) -> None:
+    layer = {"h": np.zeros((2, 4)), "histograms": np.zeros((2, 4, 3), np.uint16), "largest_singular_value": np.ones(2)}
+    arrays = {f"layers.0.{name}": values for name, values in layer.items()}
+    np.savez(tmp_path / "flow.npz", epochs=np.arange(2), clipped=np.zeros(2), **arrays)
+    assert set(read_flow(tmp_path / "flow.npz") or {}) == {"epochs", "clipped", *arrays}

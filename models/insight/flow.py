@@ -8,6 +8,9 @@ hidden size.
 """
 
 import math
+import re
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +233,21 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     with beside.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
     put_in_place(beside, path)
+
+
+def read_flow(path: Path) -> dict[str, Any] | None:
+    """The arrays of a file of `GradientFlow`; None where it is not one, or is damaged."""
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error):
+        return None  # a file of one array has no names
+    rows = len(arrays.get("epochs", ()))
+    per_layer = {name for name in arrays if name.startswith("layers.")}
+    needed = {"epochs", "clipped", *(f"layers.0.{name}" for name in ("h", "histograms", "largest_singular_value"))}
+    whole = all(of.dtype.kind in "fiu" and of.ndim and len(of) == rows for of in arrays.values())
+    named = all(re.fullmatch(r"layers\.[0-9]{1,6}\.[a-z_]+", name) for name in per_layer)
+    return arrays if rows and whole and named and needed <= arrays.keys() else None
 
 
 def over_epochs(arrays: Any) -> dict[str, Any]:
