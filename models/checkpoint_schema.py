@@ -141,6 +141,11 @@ OF_CALLBACKS: dict[str, Rule] = {
     "Throughput": fields({"tokens": whole(), "seconds": RATE}, others=scalar),
     "GradientFlow": GRADIENT_FLOW,
     "Samples": fields({"size": whole()}),
+    "EarlyStopping": fields(
+        {"wait_count": whole(), "stopped_epoch": whole(), "best_score": tensor(finite=False), "patience": whole()},
+        others=scalar,
+    ),
+    "Timer": fields({}, {"time_elapsed": keyed(text(), RATE)}),
 }
 SPLIT = fields(
     {"type": one_of("Split"), "pattern": fields({"Regex": text(1000)}), "behavior": one_of("Isolated"),
@@ -235,8 +240,9 @@ def check_optimizer(
 def check_callbacks(states: dict[str, Any], options: dict[str, Any]) -> None:
     for name, state in states.items():
         place = f"callbacks.{shortened(name)}"
-        if name in OF_CALLBACKS:
-            OF_CALLBACKS[name](state, place)
+        kind = name.split("{")[0]  # Lightning adds arguments of the callback
+        if kind in OF_CALLBACKS:
+            OF_CALLBACKS[kind](state, place)
         elif restores_paths(state):
             MODEL_CHECKPOINT(state, place)
     rows = states.get("GradientFlow", {}).get("rows", [])

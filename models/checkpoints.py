@@ -30,6 +30,7 @@ def checkpoint_for(model: Any, data: Any, path: str | None) -> dict[str, Any]:
     plateau = "plateau" in (before.get("schedule"), model.hparams["schedule"])
     check_kept("model", ["optimizer", *["schedule"] * plateau], dict(model.hparams), before)
     check_kept("data", ["batch_size", "window"], dict(data.hparams), of_data)  # each stream has a state and a position
+    check_position(data, checkpoint, str(path))
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError:
@@ -43,6 +44,16 @@ def check_complete(checkpoint: dict[str, Any], path: str) -> None:
     missing = [name for name in NEEDED if not checkpoint.get(name) and checkpoint.get(name) != 0]
     if missing:
         raise ValueError(f"{path}: no run can go on from it, as it has no {', '.join(missing)}; give a last.ckpt")
+
+
+def check_position(data: Any, checkpoint: dict[str, Any], path: str) -> None:
+    """Raises ValueError where the position of the loader lies beyond the text, which is then another one."""
+    streams = getattr(data, "train_streams", None)
+    for state in checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", []):
+        position = state.get("position")
+        if type(position) is not int or streams is not None and position >= len(streams):
+            windows = "" if streams is None else f", but this text has {len(streams):,} windows"
+            raise ValueError(f"{path}: its position is {position}{windows}: give the text that it was trained on")
 
 
 def check_kept(part: str, names: list[str], now: dict[str, Any], before: dict[str, Any]) -> None:

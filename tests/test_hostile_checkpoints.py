@@ -157,6 +157,8 @@ MALFORMED: dict[str, tuple[Change, str]] = {
     "speed less": (put("callbacks/Throughput", {}), "callbacks.Throughput has no tokens"),
     "rows of another model": (put("callbacks/GradientFlow/rows", [{"epochs": 1.0}]), "rows are of another model"),
     "rows that are a number": (put("callbacks/GradientFlow/rows", 1), "rows is 1"),
+    "a patience that is text": (put("callbacks/EarlyStopping{x}", {"patience": "1"}), "has no wait_count"),
+    "a time that is text": (put("callbacks/Timer", {"time_elapsed": {"train": "1"}}), "time_elapsed.train is '1'"),
     "a checkpoint callback of texts": (put("callbacks/X", {"best_k_models": "os"}), "callbacks.X has no monitor"),
     "random states that are none": (put("random_states", [[torch.zeros(3, dtype=torch.uint8)]]), "random_states[0]"),
     "a random state of floats": (put("random_states", [[torch.zeros(5056)]]), "has the dtype torch.float32"),
@@ -187,6 +189,30 @@ def test_a_malformed_checkpoint_is_one_line_with_its_name(name: str, good: dict[
         said = str(caught.value)
         assert said.startswith(f"{path}: is not a checkpoint of train.py: ") and message in said, said
         assert "\n" not in said and len(said) < len(str(path)) + 400
+
+
+@pytest.mark.parametrize("name", ["a NaN weight", "a smaller tokenizer", "a huge layer", "options that are a list"])
+def test_every_script_says_so_in_one_line(name: str, good: dict[str, Any], tmp_path: Path) -> None:
+    change, message = MALFORMED[name]
+    path = changed(good, change, tmp_path / "evil.ckpt")
+    for command in ("generate --checkpoint", "score --checkpoint", "suggest a --checkpoint", "classify a --checkpoint"):
+        check_refused(run("predict.py", *command.split(), str(path), cwd=tmp_path), message)
+    check_refused(run("explore.py", "--checkpoint", str(path), cwd=tmp_path), message)
+    check_refused(run("train.py", "--ckpt_path", str(path), cwd=tmp_path), message)
+
+
+def check_refused(done: Any, message: str) -> None:
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
+    assert "evil.ckpt: is not a checkpoint of train.py: " in done.stderr and message in done.stderr
+
+
+def test_a_position_beyond_the_text_is_one_line(good: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("0123456789 9876543210\n" * 30, encoding="utf-8")
+    again = ["--trainer.accelerator", "cpu", "--data.path", "text.txt"]
+    for state, message in (({"position": 10**12}, "its position is 1000000000000, but this text has"), ({}, "None")):
+        path = changed(good, put(COMBINED, [state]), tmp_path / "evil.ckpt")
+        done = run("train.py", "--ckpt_path", str(path), *again, cwd=tmp_path)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr, done.stderr
 
 
 OF_CLASSIFIERS: dict[str, tuple[Change, str]] = {
