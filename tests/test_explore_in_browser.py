@@ -309,6 +309,71 @@ def test_the_slider_moves_ridges_marks_and_table(opened: Callable[..., Any]) -> 
         assert abs(mark["top"] - image["top"] - epoch * image["height"] / 5) < 1, "a pixel"
 
 
+def point_at(tab: Any, name: str, line: int, n: int) -> str:
+    """Moves the pointer to where a figure should have this point of this line; what the figure says then."""
+    said = tab.evaluate("name => given.figures[name]", name)
+    of = tab.evaluate("([name, line]) => figures[name].series[line]", [name, line])
+    left, top, right, bottom = said["box"]
+
+    def along(value: float, limits: list[Any], low: float, high: float) -> float:
+        at, first, last = (float(np.log10(of)) if limits[2] else float(of) for of in (value, *limits[:2]))
+        return low + (at - first) / (last - first) * (high - low)
+
+    x, y = along(of["x"][n], said["x"], left, right), along(of["y"][n], said["y"], bottom, top)
+    box = tab.locator(f"#{name}-figure svg")
+    box.scroll_into_view_if_needed()
+    drawn = box.bounding_box()
+    scale = drawn["width"] / 309.6  # 4.3 inches of 72
+    tab.mouse.move(drawn["x"] + x * scale, drawn["y"] + y * scale)
+    return str(tab.locator(f"#{name}-value").inner_text())
+
+
+def test_a_figure_says_the_values_at_the_pointer(opened: Callable[..., Any]) -> None:
+    tab, flow = opened(), REPORT["flow"]
+    norm = flow["models"][0]["losses"]["last"]["layers"][1]["jacobian"][7]
+    told = point_at(tab, "flow-1-jacobian", 0, 7)
+    assert told.startswith("trained LSTM: steps back 7, ‖∂h_T/∂h_t‖_2 ")
+    assert abs(float(told.split()[-1].replace("−", "-")) / norm - 1) < 0.06, "two digits or three"
+    counts = flow["models"][0]["losses"]["last"]["layers"][0]["h"]["histogram"]
+    row = int(ridges(16)[2])
+    told = point_at(tab, "flow-0-trained", 2, int(counts[row].argmax()))
+    assert f"{row} steps back: " in told and f"share of the entries {counts[row].max() / counts[row].sum():.3g}" in told
+    lives = REPORT["gates"]["layers"][0]["half_life"]
+    heights = tab.evaluate("figures['half-life'].series[0].y")
+    assert sum(heights) == np.isfinite(lives).sum()
+    told = point_at(tab, "half-life", 0, int(np.argmax(heights)))
+    assert re.fullmatch(r"layer [01]: half-life of about [\d.]+, units \d", told)
+    left, right = (REPORT["gates"]["layers"][1][side]["f"][4] for side in ("left", "right"))
+    assert point_at(tab, "gate-f", 1, 4).endswith(f"unit 4: share of time shut {left:.3g}, open {right:.3g}")
+    power = flow["over_epochs"]["layers"][0]["c"][2, 9]
+    told = point_at(tab, "epochs-0-c", 2, 9)
+    assert told.startswith("epoch 2: steps back 9, ‖∂L/∂c‖ ")
+    assert abs(float(told.split()[-1]) / 10**power - 1) < 0.01, "three digits"
+
+
+def test_every_figure_says_values_by_keys_too(opened: Callable[..., Any]) -> None:
+    tab = opened()
+    names = tab.evaluate("Object.keys(given.figures)")
+    assert len(names) == tab.locator("figure").count() > 20
+    for name in names:
+        figure = tab.locator(f"#{name}-figure")
+        figure.press("ArrowRight")
+        first = tab.locator(f"#{name}-value").inner_text()
+        for key in ("ArrowRight", "ArrowUp"):
+            figure.press(key)
+        assert first and tab.locator(f"#{name}-value").inner_text() != first, name
+        assert tab.locator(f"#{name}-figure circle").count() == 1
+
+
+def test_the_slider_moves_the_values_of_the_ridges(opened: Callable[..., Any]) -> None:
+    tab, of = opened(), REPORT["flow"]["over_epochs"]["layers"][0]["histograms"]
+    tab.locator("#epoch").press("Home")
+    counts = of[0, ridges(16)[0]]
+    best = int(counts.argmax())
+    told = point_at(tab, "epochs-0-histograms", 0, best)
+    assert abs(float(told.split()[-1]) - counts[best] / counts.sum()) < 0.003, "255 levels"
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_more_of_a_value_never_looks_like_less(theme: str, opened: Callable[..., Any]) -> None:
     """How far a colour is from the page, in CIELAB, where distances are as large as they look."""

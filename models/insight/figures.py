@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from models.insight.connectivity import NAMES
+from models.insight.hover import readout, series, shares
 from models.insight.run import thinned
 from models.sampling import harmless
 
@@ -84,13 +85,14 @@ class Line(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """`name` is that of its file; `says` tells those who cannot see it."""
+    """`name` is that of its file; `says` tells those who cannot see it; `readout` is what is said of its points."""
 
     section: str
     name: str
     title: str
     says: str
     figure: Figure
+    readout: dict[str, Any] | None = None  # as `models.insight.hover.readout` gives it
 
 
 def pictures(report: dict[str, Any]) -> Iterator[Picture]:
@@ -240,7 +242,9 @@ def heat_map(layer: int, state: str, values: Any, epochs: Any, limits: Any) -> P
     figure.colorbar(image, label="power of ten").outline.set_visible(False)
     figure.subplots_adjust(right=0.93)
     says = f"A heat map, from {limits[0]:.1f}, dark, to {limits[1]:.1f}, light."
-    return Picture("epochs", f"epochs-{layer}-{state}", f"Layer {layer}: ‖∂L/∂{state}‖ by step and epoch", says, figure)
+    title = f"Layer {layer}: ‖∂L/∂{state}‖ by step and epoch"
+    said = readout(figure, axes, [], "steps back", f"‖∂L/∂{state}‖") | {"grid": {"rows": epochs, "powers": values}}
+    return Picture("epochs", f"epochs-{layer}-{state}", title, says, figure, said)
 
 
 def ridges(steps: int) -> Any:
@@ -269,7 +273,12 @@ def ridge_plot(
     axes.grid(False, axis="y")
     first, last = (middle(histograms[row], x) for row in (rows[0], rows[-1]))
     says = f"A ridge plot: the middle entry is {first} at the last step, {last} at {rows[-1]} steps back."
-    return Picture(section, name, title, says, figure)
+    of_all = shares(histograms)
+    points = [
+        series(f"{row} steps back", x, level + LIFT * heights[row], of_all[row]) for level, row in enumerate(rows)
+    ]
+    said = readout(figure, axes, points, "power of ten", "share of the entries")
+    return Picture(section, name, title, says, figure, said)
 
 
 def middle(histogram: Any, x: Any) -> str:
@@ -302,7 +311,9 @@ def gates(layers: list[dict[str, Any]]) -> Iterator[Picture]:
         axes.legend()
         shut, opened = (np.mean([layer[side][gate] for layer in layers]) for side in ("left", "right"))
         says = f"A point for each unit: on average shut {shut:.0%} of the time, open {opened:.0%}."
-        yield Picture("gates", f"gate-{gate}", f"{GATES[gate]}: shut and open", says, figure)
+        points = [series(f"layer {n}", of["left"][gate], of["right"][gate]) for n, of in enumerate(layers)]
+        said = readout(figure, axes, points, "share of time shut", "open", each="unit")
+        yield Picture("gates", f"gate-{gate}", f"{GATES[gate]}: shut and open", says, figure, said)
     if layers[0]["mean_forget"] is None:
         return
     block = -(-len(layers[0]["mean_forget"]) // BLOCKS)  # symbols whose mean is drawn
@@ -341,7 +352,10 @@ def half_lives(layers: list[dict[str, Any]]) -> Iterator[Picture]:
         )  # fmt: skip
     axes.legend()
     says = f"A histogram: the middle unit has {np.median(finite):.1f} symbols, the longest {finite.max():.0f}."
-    yield Picture("gates", "half-life", "Half-life of each cell: ln ½ / ln f̄", says, figure)
+    middles = np.sqrt(np.array(edges[:-1]) * edges[1:])
+    points = [series(f"layer {n}", middles, np.histogram(of["half_life"], edges)[0]) for n, of in enumerate(layers)]
+    said = readout(figure, axes, points, "half-life of about", "units")
+    yield Picture("gates", "half-life", "Half-life of each cell: ln ½ / ln f̄", says, figure, said)
 
 
 def texts(report: dict[str, Any]) -> Iterator[Picture]:
@@ -422,7 +436,8 @@ def curves(section: str, name: str, title: str, lines: list[Line], x: str, y: st
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     axes.legend()
     ends = "; ".join(f"{line.label} from {line.y[0]:.2g} to {line.y[-1]:.2g}" for line in lines)
-    return Picture(section, name, title, f"Lines: {ends}.", figure)
+    said = readout(figure, axes, [series(line.label, line.x, line.y) for line in lines], x, y)
+    return Picture(section, name, title, f"Lines: {ends}.", figure, said)
 
 
 def decay(section: str, name: str, title: str, lines: list[Line], y: str, limits: Any = None) -> Picture:

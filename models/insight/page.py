@@ -72,6 +72,7 @@ def page(report: dict[str, Any], source: str) -> str:
     for picture in drawn:
         figures.setdefault(picture.section, []).append((picture, Markup(svg(picture))))
     abouts = {"trained": report["about"], "compared": report["about"]["compared"]}
+    data["figures"] = readouts(drawn)
     head = {name: facts(run, abouts[name]) for name, run in report["runs"].items()}
     return render(
         "report.html",
@@ -86,6 +87,19 @@ def page(report: dict[str, Any], source: str) -> str:
     )
 
 
+def readouts(drawn: list[Picture]) -> dict[str, Any]:
+    """What the page says of the points of its figures, by the names of these. A map's powers of ten, steps by rows, are
+    packed in thousandths."""
+    found = {}
+    for picture in drawn:
+        said = dict(picture.readout or {})
+        if grid := said.pop("grid", None):
+            powers = np.rint(1000 * np.nan_to_num(grid["powers"], nan=-32, neginf=-32)).clip(-32_000, 32_000)
+            said["grid"] = {"rows": grid["rows"], "columns": powers.shape[1], "powers": packed(powers.astype("<i2"))}
+        found[picture.name] = plain(said, 4)
+    return found
+
+
 def symbol_losses(of: dict[str, Any]) -> dict[str, Any]:
     names = [f"{model['name']} {model['cell'].upper()}" for model in of["models"]]
     models = [{"name": name, "nats": plain(model["nats"], 4)} for name, model in zip(names, of["models"], strict=True)]
@@ -98,7 +112,9 @@ def text_page(report: dict[str, Any], source: str) -> str:
     data = {"symbols": [harmless(symbol) for symbol in report["text"]], "shares": shares}
     head = {name: facts(run, report["about"], "text") for name, run in report["runs"].items()}
     with mpl.rc_context(STYLE):
-        figures = {"run": [(picture, Markup(svg(picture))) for picture in run_losses(report["runs"])]}
+        drawn = list(run_losses(report["runs"]))
+    figures = {"run": [(picture, Markup(svg(picture))) for picture in drawn]}
+    data["figures"] = readouts(drawn)
     return render("text.html", data, report=report, source=printable(source), head=head, figures=figures)
 
 

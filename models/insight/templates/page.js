@@ -268,6 +268,85 @@ async function units({ kind, values: packedValues, top }) {
   show();
 }
 
+// A figure says the values of the point that is nearest to the pointer, or that the arrow keys have reached.
+const figures = {};
+const exact = (value) => (Number.isInteger(value) ? String(value) : Math.abs(value) < 0.001 || Math.abs(value) >= 1e5
+  ? number(value) : String(Number(value.toPrecision(3)))).replace("-", "−");
+
+async function valuesOf(name, said) {
+  const box = byId(`${name}-figure`);
+  const svg = box.querySelector("svg");
+  const [left, top, right, bottom] = said.box;
+  const series = said.grid ? await rowsOf(said.grid) : said.series;
+  const along = (value, [from, to, log], low, high) => {
+    const on = log ? Math.log10 : (of) => of;
+    return low + ((on(value) - on(from)) / (on(to) - on(from))) * (high - low);
+  };
+  // Where a point is drawn, or nothing if it is not.
+  function place({ x, y }, n) {
+    if (x[n] === null || y[n] === null) return null;
+    const [across, down] = [along(x[n], said.x, left, right), along(y[n], said.y, bottom, top)];
+    return across > left - 1 && across < right + 1 && down > top - 1 && down < bottom + 1 ? [across, down] : null;
+  }
+  function nearest(across, down, among) {
+    let [best, distance] = [null, Infinity];
+    for (const line of among)
+      for (let n = 0; n < series[line].x.length; n++) {
+        const at = place(series[line], n);
+        const square = at ? (at[0] - across) ** 2 + (at[1] - down) ** 2 : Infinity;
+        if (square < distance) [best, distance] = [[line, n], square];
+      }
+    return best;
+  }
+  const mark = document.createElementNS("http://www.w3.org/2000/svg", "circle");
+  for (const [attribute, value] of Object.entries({ r: 4.5, fill: "none", stroke: "currentColor", "stroke-width": 1.5 }))
+    mark.setAttribute(attribute, value);
+  let now = null;
+  function show(point) {
+    if (!point) return;
+    now = point;
+    const [line, n] = point;
+    const { label, x, y, value } = series[line];
+    const at = place(series[line], n);
+    mark.remove();
+    if (at) {
+      [mark.cx.baseVal.value, mark.cy.baseVal.value] = at;
+      svg.append(mark);
+    }
+    const which = said.each ? `${label}, ${said.each} ${n}` : label;
+    byId(`${name}-value`).textContent =
+      `${which}: ${said.names[0]} ${exact(x[n])}, ${said.names[1]} ${exact(value ? value[n] : y[n])}`;
+  }
+  for (const kind of ["pointermove", "pointerdown"])
+    box.addEventListener(kind, ({ clientX, clientY }) => {
+      const [drawn, { width, height }] = [svg.getBoundingClientRect(), svg.viewBox.baseVal];
+      const across = ((clientX - drawn.left) / drawn.width) * width;
+      show(nearest(across, ((clientY - drawn.top) / drawn.height) * height, series.keys()));
+    });
+  box.addEventListener("keydown", (event) => {
+    const [by, up] = [{ ArrowLeft: -1, ArrowRight: 1 }[event.key], { ArrowUp: 1, ArrowDown: -1 }[event.key]];
+    if (event.ctrlKey || event.metaKey || event.altKey || !(by || up)) return;
+    event.preventDefault();
+    if (!now) return show(nearest(left, bottom, series.keys()));
+    let [line, n] = now;
+    if (by) {
+      do n += by; while (n >= 0 && n < series[line].x.length && !place(series[line], n));
+      if (n >= 0 && n < series[line].x.length) show([line, n]);
+    } else if (series[line + up]) show(nearest(...(place(series[line], n) ?? [left, bottom]), [line + up]));
+  });
+  figures[name] = { series, again: () => show(now) };
+}
+
+// A map's rows, from the powers of ten that are packed in thousandths.
+async function rowsOf({ rows, columns, powers }) {
+  const values = await unpacked(powers);
+  const x = Array.from({ length: columns }, (_, n) => n);
+  return rows.map((epoch, row) => ({
+    label: `epoch ${exact(epoch)}`, x, y: x.map(() => row),
+    value: x.map((n) => 10 ** (values[row * columns + n] / 1000)),
+  }));
+}
+
 // The ridges are the figure's own lines: each begins at the height of its foot, and has a point for each bin.
 async function training({ epochs, clipped, lift, bins, layers }) {
   const [slider, table] = [byId("epoch"), byId("epoch-table")];
@@ -291,7 +370,12 @@ async function training({ epochs, clipped, lift, bins, layers }) {
         const counts = frames[n].subarray(start, start + bins);
         const between = points.slice(1, bins + 1).map(([x], bin) => `L${x} ${points[0][1] - (lift * pitch * counts[bin]) / 255}`);
         path.setAttribute("d", `M${points[0].join(" ")}${between.join("")}L${points[bins + 1].join(" ")}Z`);
+        const of = figures[`epochs-${n}-histograms`].series[level];
+        const all = Math.max(1, counts.reduce((sum, count) => sum + count, 0));
+        of.y = Array.from(counts, (count) => level + (lift * count) / 255);
+        of.value = Array.from(counts, (count) => count / all);
       }
+      figures[`epochs-${n}-histograms`].again();
     });
     byId("epoch-caption").textContent = `After epoch ${epochs[now]}; ${percent(clipped[now])} of the updates before it were clipped.`;
     table.tBodies[0].replaceChildren(...layers.map((layer, n) => make("tr", {}, make("th", { scope: "row", textContent: n }),
@@ -364,6 +448,7 @@ async function begin() {
   theme();
   belowTheBar();
   wideTables();
+  await Promise.all(Object.entries(given.figures).map(([name, said]) => valuesOf(name, said)));
   if (given.shares) return reading(given.shares);
   losses(given.losses);
   await leaning("connectivity", given.maps.connectivity);
