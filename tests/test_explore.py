@@ -240,14 +240,12 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     return run
 
 
-def saved(
-    path: Path, cell: str = "lstm", tokenizer: Any = None, config: str = "seed_everything: 3", **more: Any
-) -> str:
+def saved(path: Path, cell: str = "lstm", tokenizer: Any = None, **more: Any) -> str:
     tokenizer = tokenizer or CharacterTokenizer.of(TEXT)
     model = LanguageModel(tokenizer.vocab_size, cell, hidden_size=5, **more)
     state = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state | {"TextDataModule": {"tokenizer": tokenizer.state()}, "config": "seed_everything: 3"}, path)
+    torch.save(state | {"TextDataModule": {"tokenizer": tokenizer.state()}, "config": {"seed_everything": 3}}, path)
     return str(path)
 
 
