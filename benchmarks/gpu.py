@@ -25,7 +25,7 @@ TO_START = 3  # seconds: with less left, no part begins
 TO_END = 5  # seconds that a killed process is waited for
 KILLED = -9
 STALL = 45  # seconds without a new row, after which a process is taken to hang
-DRY_RUN_LIMIT = 120  # seconds of each part: only there to end a hang
+DRY_RUN_LIMIT = 600  # seconds of each part: only there to end a hang
 DONE, UNFINISHED, FAILED = "done", "unfinished", "failed"
 
 
