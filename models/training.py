@@ -81,13 +81,18 @@ class Trained(pl.LightningModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's also unpickles what it finds, and takes URLs
-        cls, checkpoint_path: str | Path, map_location: Any = "cpu", strict: bool = True, **options: Any
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **options: Any,
     ) -> Self:
-        """The model that a checkpoint holds, whatever Trainer wrote it, on the device `map_location`.
+        """The model that a checkpoint holds, whatever Trainer wrote it, on the CPU, or on the device `map_location`.
 
-        `options` replace those that the checkpoint was trained with. A model is returned in training mode, as Lightning
-        does it: call `eval()` before predicting. Raises OSError or ValueError where the file is not a checkpoint of
-        such a model.
+        `weights_only` changes nothing: a checkpoint is always read as data. `options` replace those that the checkpoint
+        was trained with. A model is returned in training mode, as Lightning does it: call `eval()` before predicting.
+        Raises OSError or ValueError where the file is not a checkpoint of such a model.
         """
         checkpoint = read_checkpoint(str(checkpoint_path))
         saved = checkpoint["hyper_parameters"]
@@ -95,10 +100,10 @@ class Trained(pl.LightningModule):
         try:
             model = cls(**arguments)
             model.to(next(iter(checkpoint["state_dict"].values())).dtype)
-            model.load_state_dict(checkpoint["state_dict"], strict=strict)
+            model.load_state_dict(checkpoint["state_dict"], strict=strict is not False)
         except (RuntimeError, TypeError) as error:
             raise ValueError(f"{checkpoint_path}: is not a checkpoint of this {cls.__name__}: {error}") from None
-        return model.to(map_location)
+        return model.to(map_location) if isinstance(map_location, str | int | torch.device) else model
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

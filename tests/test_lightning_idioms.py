@@ -91,6 +91,9 @@ def test_a_checkpoint_of_any_moment_loads_without_a_trainer(task: str, precision
         assert dict(loaded.hparams) == dict(model.hparams) and loaded._trainer is None
     again = type(model).load_from_checkpoint("weights.ckpt", learning_rate=0.5)
     assert again.hparams["learning_rate"] == 0.5
+    for place in (None, "cpu", torch.device("cpu"), {"cuda:1": "cpu"}, lambda storage, _: storage):
+        again = type(model).load_from_checkpoint(Path("after.ckpt"), place, strict=None, weights_only=True)
+        assert_same_weights(model, again)
     first = type(model).load_from_checkpoint("before.ckpt")
     trainer_for(precision=precision).fit(first, data_for(task))  # a new run of its own
     assert type(data).load_from_checkpoint("after.ckpt").vocab_size == data.vocab_size
