@@ -4,6 +4,7 @@ They are NumPy functions, whose processes start in a fraction of a second.
 """
 
 import os
+import signal
 import sys
 import textwrap
 import time
@@ -210,16 +211,25 @@ def test_a_process_that_the_checker_cannot_end_does_not_hold_it_up(
             time.sleep(1000)
         pid.write_text(str(forked))
     """
-    try:
-        for end, message in (
-            ("return right(case)", "Right: "),
-            ("os._exit(5)", "it ends the process with exit code 5"),
-        ):
-            found = verdict(written(tmp_path, textwrap.dedent(body) + end), about)
-            assert message in found.sentence, found.sentence
-            assert is_running(pid := int((tmp_path / "pid.txt").read_text(encoding="utf-8")))
-    finally:
-        os.kill(pid, 9)
+    for end, message in (("return right(case)", "Right: "), ("os._exit(5)", "it ends the process with exit code 5")):
+        if "exit" in end:
+            monkeypatch.setattr("bptt.verify.processes.DRAIN", 0.5)  # there is nothing to be read
+        before = time.monotonic()
+        found = verdict(written(tmp_path, textwrap.dedent(body) + end), about)
+        pid = int((tmp_path / "pid.txt").read_text(encoding="utf-8"))
+        was_running = is_running(pid)
+        os.kill(pid, signal.SIGKILL)
+        (tmp_path / "pid.txt").unlink()
+        assert message in found.sentence and was_running, found.sentence
+        assert time.monotonic() - before < LIMIT  # the checker did not wait until its time was up
+
+
+def test_a_program_that_leaves_a_process_behind_is_not_waited_for(about: list[Question]) -> None:
+    """The process has the standard output and error of the program."""
+    skip_without_posix()
+    request = Request("sh -c 'sleep 1000 & echo enough >&2; exit 3' {case} {out}", "rnn", program=True)
+    found = verdict(request, about)
+    assert found.exit_code == 2 and found.sentence == "sh ended with exit code 3: enough", found.sentence
 
 
 def is_running(pid: int) -> bool:
