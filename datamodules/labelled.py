@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules import reviews
+from datamodules.from_checkpoints import FromCheckpoints
 from datamodules.tables import NUMBER, EmptyRows, Example, read_table
 from datamodules.words import words_of
 
@@ -160,7 +160,7 @@ class Batches:
         self.position = state["position"]
 
 
-class LabelledDataModule(pl.LightningDataModule):
+class LabelledDataModule(FromCheckpoints):
     """Texts with labels for a classifier.
 
     Args:

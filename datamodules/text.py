@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from datamodules.corpora import CORPORA, Corpus, decoder_of
 from datamodules.downloads import DOWNLOADS, fetch
 from datamodules.encoding import Encoded, Text, encode
+from datamodules.from_checkpoints import FromCheckpoints
 from datamodules.streams import Streams
 from datamodules.tokenizers import Ids, Level, Tokenizer
 
@@ -25,7 +25,7 @@ SAMPLED = 1 << 24  # symbols of a part that are looked at, at most, to count unk
 SHARE = 1 / 4  # of a GPU's free memory that the training part may take: the rest is the model's
 
 
-class TextDataModule(pl.LightningDataModule):
+class TextDataModule(FromCheckpoints):
     """Text for a language model. The first part trains, the last part is held out.
 
     Args:

@@ -233,6 +233,13 @@ def test_what_is_no_checkpoint_of_the_model_is_refused(task: str) -> None:
     for act in (trainer_for().fit, trainer_for().validate, trainer_for().predict):
         with pytest.raises(ValueError, match="evil.ckpt"):
             act(model, datamodule=data, ckpt_path="evil.ckpt", weights_only=False)
+    for kind in (TextDataModule, LabelledDataModule):
+        with pytest.raises(ValueError, match="evil.ckpt"):
+            kind.load_from_checkpoint("evil.ckpt")
+    with pytest.raises(ValueError, match="good.ckpt: is not a checkpoint with a"):
+        ({TextDataModule, LabelledDataModule} - {type(data)}).pop().load_from_checkpoint("good.ckpt")
+    again = type(data).load_from_checkpoint("good.ckpt", batch_size=2)
+    assert again.hparams["batch_size"] == 2 and again.state_dict() == data.state_dict()
     assert not Path("harmed").exists()
 
 
