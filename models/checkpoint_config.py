@@ -27,18 +27,17 @@ from models.checkpoint_rules import (
 
 WORD = matching(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}")  # no dot, slash, colon, brace or space: nothing to interpret
 NAME = matching(r"[a-z][a-z0-9_]{0,60}")
-SWITCH = either(nothing, flag)
-COUNT = either(nothing, whole(-1))
-SHARE = either(nothing, whole(), number(0, 1))
 TRAINER: dict[str, Rule] = {
-    **dict.fromkeys(("max_epochs", "min_epochs", "max_steps", "min_steps", "check_val_every_n_epoch",
-                     "num_sanity_val_steps", "log_every_n_steps", "accumulate_grad_batches",
-                     "reload_dataloaders_every_n_epochs"), COUNT),
+    **dict.fromkeys(("max_epochs", "min_epochs", "min_steps", "check_val_every_n_epoch", "num_sanity_val_steps",
+                     "log_every_n_steps"), either(nothing, whole(-1))),
+    **dict.fromkeys(("max_steps", "accumulate_grad_batches", "reload_dataloaders_every_n_epochs"), whole(-1)),
     **dict.fromkeys(("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches",
-                     "overfit_batches", "val_check_interval"), SHARE),
-    **dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "benchmark",
-                     "inference_mode", "use_distributed_sampler", "detect_anomaly", "barebones", "sync_batchnorm",
-                     "enable_autolog_hparams"), SWITCH),
+                     "val_check_interval"), either(nothing, whole(), number(0, 1))),
+    "overfit_batches": either(whole(), number(0, 1)),
+    **dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "benchmark"),
+                    either(nothing, flag)),
+    **dict.fromkeys(("inference_mode", "use_distributed_sampler", "detect_anomaly", "barebones", "sync_batchnorm",
+                     "enable_autolog_hparams"), flag),
     "precision": one_of(None, 64, 32, 16, "64", "32", "16", "bf16", "16-true", "16-mixed", "bf16-true", "bf16-mixed",
                         "32-true", "64-true"),
     "max_time": either(nothing, matching(r"[0-9]{1,6}(:[0-9]{1,2}){3}")),

@@ -141,6 +141,8 @@ OF_CALLBACKS: dict[str, Rule] = {
     "Throughput": fields({"tokens": whole(), "seconds": RATE}, others=scalar),
     "GradientFlow": GRADIENT_FLOW,
     "Samples": fields({"size": whole()}),
+    "BestCheckpoint": MODEL_CHECKPOINT,
+    "ModelCheckpoint": MODEL_CHECKPOINT,
     "EarlyStopping": fields(
         {"wait_count": whole(), "stopped_epoch": whole(), "best_score": tensor(finite=False), "patience": whole()},
         others=scalar,
@@ -304,7 +306,7 @@ def check_other_random_states(value: Any, place: str) -> None:
     word = whole(0, 2**32 - 1)
     try:
         random.Random().setstate(of_python)
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, TypeError, OverflowError, LookupError):
         raise ValueError(f"{place}[0] is no state of Python's random number generator") from None
     fields(
         {
