@@ -50,7 +50,7 @@ def by_key(keys: Iterable[str], suggest: Suggest, show: Callable[[str, Offer], N
         if key in ENDS:
             break
         if key == "\t":
-            text = f"{offer.before}{offer.words[0].word} " if offer.words else text
+            text = f"{offer.before}{offer.words[0].word}{offer.behind}" if offer.words else text
         elif key in BACKSPACES:
             text = text[:-1]
         elif key.isprintable():

@@ -35,6 +35,10 @@ WIDTH = 8
 LONGEST = 32  # symbols
 CONTEXT = 64  # symbols
 TOGETHER = 32  # contexts
+SCRIPTS_WITHOUT_SPACES = (
+    "CJK UNIFIED", "CJK COMPATIBILITY IDEOGRAPH", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR",
+    "TIBETAN", "YI SYLLABLE",
+)  # fmt: skip
 APOSTROPHES = "'’"
 
 
@@ -48,6 +52,7 @@ class Offer(NamedTuple):
 
     before: str
     words: list[Suggestion]
+    behind: str = " "  # what is typed after a word that was taken; nothing in languages without spaces
 
 
 class Query(NamedTuple):
@@ -91,7 +96,8 @@ class Suggester:
 
     def suggest(self, text: str, count: int = 3) -> Offer:
         """The likeliest words after a text; while its last word is more likely half typed than complete, those that
-        complete it.
+        complete it. After a letter of a script that is written without spaces, where no sign tells a word's end, the
+        likeliest next symbols of the model: characters, or pieces of words.
 
         Raises ValueError for an empty text, a count below 1, and where no word goes on from the letters typed.
         """
@@ -99,6 +105,8 @@ class Suggester:
             raise ValueError("the text is empty: give what the words are to follow")
         if count < 1:
             raise ValueError(f"count is {count}: it must be at least 1")
+        if written_without_spaces(text[-1]):
+            return Offer(text, self.next_symbols(text, count), behind="")
         context, pending = split(text)
         typed = pending.removeprefix(" ")
         words = self.after(context, pending, count)
@@ -117,6 +125,21 @@ class Suggester:
         )[:, None]
         glued = not pending and is_letter(context[-1:])
         return self.search(ids, [Query(0, pending.encode(), glued)], count)[0]
+
+    @torch.inference_mode()
+    def next_symbols(self, text: str, count: int) -> list[Suggestion]:
+        """The likeliest symbols after a text that are whole letters.
+
+        Raises ValueError where the vocabulary has no whole letter of a script without spaces, as at level byte.
+        """
+        ids = torch.tensor(self.tokenizer.encode(text, "replace"), dtype=torch.int64)[:, None]
+        odds = self.model(ids.to(self.model.device))[0][-1, 0].float().cpu().softmax(dim=-1)  # (V)
+        texts = [as_text(piece) for piece in self.pieces]
+        letters = [number for number, piece in enumerate(texts) if piece and all(map(is_letter, piece))]
+        if not any(written_without_spaces(texts[number][0]) for number in letters):
+            raise ValueError("the vocabulary has no whole letter of this script: train with --data.level character")
+        best = sorted(letters, key=lambda number: -float(odds[number]))[:count]
+        return [Suggestion(texts[number], float(odds[number])) for number in best]
 
     @torch.inference_mode()
     def search(self, contexts: Tensor, queries: Sequence[Query], count: int) -> list[list[Suggestion]]:
@@ -259,6 +282,11 @@ def split(text: str) -> tuple[str, str]:
 def is_letter(sign: str) -> bool:
     """Whether a sign is a letter, or a mark on one."""
     return sign != "" and unicodedata.category(sign)[0] in "LM"
+
+
+def written_without_spaces(sign: str) -> bool:
+    """Whether a sign is a letter of a script that puts no spaces between words."""
+    return is_letter(sign) and unicodedata.name(sign, "").startswith(SCRIPTS_WITHOUT_SPACES)
 
 
 def in_word(sign: str) -> bool:

@@ -83,3 +83,10 @@ def test_in_a_terminal() -> None:
     assert b"[3~" not in seen and termios.tcgetattr(theirs) == before
     os.close(ours)
     os.close(theirs)
+
+
+def test_a_word_that_was_taken_ends_with_no_space_where_the_language_has_none() -> None:
+    def suggest(text: str) -> Offer:
+        return Offer(text, [Suggestion("魚", 0.5)], behind="")
+
+    assert interactive.by_key("猫\t\t\r", suggest, lambda text, offer: None) == "猫魚魚"

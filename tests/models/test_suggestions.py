@@ -16,7 +16,7 @@ from datamodules.text import TextDataModule
 from datamodules.tokenizers import BPETokenizer, ByteTokenizer, CharacterTokenizer, WordTokenizer
 from models.callbacks import SuggestionAccuracy
 from models.language_model import LanguageModel
-from models.suggestions import CONTEXT, LONGEST, Offer, Query, Suggester, accuracy, split
+from models.suggestions import CONTEXT, LONGEST, Offer, Query, Suggester, accuracy, split, written_without_spaces
 
 SIGNS = "\n '.aébc"
 
@@ -181,7 +181,7 @@ def test_a_whole_word_is_followed_and_half_a_word_completed() -> None:
     suggester = Suggester(model, tokenizer)
     a, meeting, meet, meets = (tokenizer.encode(text)[-1] for text in ("a", "a meeting", "a meet", "a meets"))
     model.table[0, a, meeting], model.table[0, a, meet], model.table[0, a, meets] = 2.0, 2.1, 1.0
-    before, words = suggester.suggest("a meet")
+    before, words, _ = suggester.suggest("a meet")
     assert before == "a " and [word for word, _ in words] == ["meet", "meeting", "meets"]
     model.table[0, a, meet] = 3.0
     assert suggester.suggest("a meet") == Offer("a meet ", suggester.after("a meet", "", 3))
@@ -293,3 +293,26 @@ def test_accuracy_is_a_share_that_grows_with_the_number_of_suggestions() -> None
         for row in rows:
             assert 0 <= row.top[1] <= row.top[2] <= row.top[3] <= 1
     assert CONTEXT == 64
+
+
+@pytest.mark.parametrize("text", ["猫は魚", "ที่นี่", "ຂ້ອຍ", "猫" * 40])
+def test_after_a_script_without_spaces_the_next_symbols_are_suggested(text: str) -> None:
+    tokenizer = CharacterTokenizer.of("".join(sorted(set(text))) + "食べる ,a")
+    model = Trigram(tokenizer.vocab_size, seed=1)
+    before, words, behind = Suggester(model, tokenizer).suggest(text, 4)
+    assert before == text and behind == "" and len(words) == 4
+    context = tokenizer.encode(text).tolist()
+    odds = dict(zip("\ufffd" + tokenizer.characters, model.odds(*[0, *context][-2:]), strict=True))
+    letters = sorted((sign for sign in odds if sign not in "\ufffd ,"), key=lambda sign: -odds[sign])
+    assert [word for word, _ in words] == letters[:4]
+    assert [chance for _, chance in words] == pytest.approx([odds[sign] for sign in letters[:4]], rel=1e-5)
+
+
+def test_letters_that_end_words_with_spaces_are_completed_as_ever() -> None:
+    assert not any(map(written_without_spaces, "aé'1 .\u0301한ह"))
+    assert all(map(written_without_spaces, "猫はカทກက"))
+
+
+def test_bytes_are_no_letters_of_such_a_script_alone() -> None:
+    with pytest.raises(ValueError, match="no whole letter of this script: train with --data.level character"):
+        Suggester(Trigram(256), ByteTokenizer()).suggest("猫", 3)
