@@ -11,8 +11,8 @@ from models.run_length import advice, run_length
 @pytest.mark.parametrize(
     ("updates", "max_epochs", "max_steps", "length", "message"),
     [
-        (85, 5, -1, "85 updates", "85 updates teach little: --trainer.max_epochs 30 makes 500 of them"),
-        (1, 1, -1, "1 updates", "1 updates teach little: --trainer.max_epochs 500 makes 500 of them"),
+        (85, 5, -1, "85 updates", "no more than 85 updates will be made: --trainer.max_epochs 30 makes 500 of them"),
+        (1, 1, -1, "1 update", "no more than 1 update will be made: --trainer.max_epochs 500 makes 500 of them"),
         (500, 5, -1, "500 updates", None),
         (10_000, 5, -1, "10,000 updates", None),
         (85, 5, 85, "85 updates", None),
