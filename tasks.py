@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from pytorch_lightning import LightningDataModule
 
 from datamodules.labelled import LabelledDataModule
 from datamodules.text import TextDataModule
+from datamodules.vocabulary import vocabulary_of
 from models.callbacks import Samples, SuggestionAccuracy, Teller, Verdicts
 from models.checkpoint_config import as_text, config_of
 from models.checkpoints import read_checkpoint
@@ -53,17 +55,35 @@ def completed(arguments: list[str]) -> list[str]:
     known = read(arguments)
     if known.config or any(argument.startswith(("-h", "--help", "--print_config")) for argument in arguments):
         return arguments
-    if known.ckpt_path is None:
+    if known.ckpt_path is None and known.init_from is None:
         raise ValueError("there is nothing to train: give --config configs/lstm.yaml, or another of configs/")
-    config = config_of(read_checkpoint(known.ckpt_path), known.ckpt_path, arguments)
+    path = known.ckpt_path or known.init_from
+    needed = ("trainer", "model", "data") if known.ckpt_path else ("data",)
+    config = config_of(read_checkpoint(path), path, arguments, needed)
     before = config.get("task", "write")
     if (known.task or before) != before or before not in TASKS:
-        raise ValueError(
-            f"{known.ckpt_path}: its task is {before}: leave out --task, or give a checkpoint of that task"
-        )
+        raise ValueError(f"{path}: its task is {before}: leave out --task, or give a checkpoint of that task")
     task = TASKS[before]
     set_parsing_settings(config_read_mode_fsspec_enabled=False)  # nothing that a checkpoint has is looked up as a file
     return ["--config", as_text(config, task.model, task.data), *arguments]
+
+
+def inherited_vocabulary(arguments: list[str]) -> AbstractContextManager[None]:
+    """Within it, data is created with the vocabulary of the checkpoint of --init_from; or of --ckpt_path, if that run
+    had inherited it.
+
+    Raises ValueError where both are given, or the checkpoint has no vocabulary.
+    """
+    known = read(arguments)
+    if known.init_from and known.ckpt_path:
+        raise ValueError("--ckpt_path continues a run, and --init_from begins one: give one of them")
+    if not (path := known.init_from or known.ckpt_path):
+        return vocabulary_of(None)
+    checkpoint = read_checkpoint(path)
+    state = checkpoint.get("TextDataModule") or checkpoint.get("LabelledDataModule")
+    if known.init_from and not state:
+        raise ValueError(f"{path}: has no vocabulary: it was not written by train.py")
+    return vocabulary_of(state if known.init_from or state and state.get("inherited") else None)
 
 
 def chosen(arguments: list[str]) -> str:
@@ -79,7 +99,7 @@ def chosen(arguments: list[str]) -> str:
 def read(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action="append", default=[])
-    for name in ("--task", "--ckpt_path"):
+    for name in ("--task", "--ckpt_path", "--init_from"):
         parser.add_argument(name)
     return parser.parse_known_args(arguments)[0]
 

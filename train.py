@@ -15,7 +15,7 @@ from models.checkpoints import WholeFiles, checkpoint_for
 from models.run_callbacks import RunCallbacks
 from models.run_folder import run_folder
 from models.training_arguments import check_trainer_arguments, metrics_that_exist
-from tasks import TASKS, chosen, completed
+from tasks import TASKS, chosen, completed, inherited_vocabulary
 from training_parser import TrainingParser, add_run_arguments
 
 FAILURES = (OSError, FloatingPointError, MisconfigurationException, ModuleNotFoundError)
@@ -31,10 +31,10 @@ class TrainingRun(LightningCLI):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        given, options = self.config.ckpt_path, self.config_init.trainer
-        updates = checkpoint_for(self.model, self.datamodule, given).get("global_step", 0)
+        given, options = (self.config.ckpt_path, self.config.init_from), self.config_init.trainer
+        updates = checkpoint_for(self.model, self.datamodule, *given).get("global_step", 0)
         check_trainer_arguments(options, self.model, self.datamodule)
-        place = run_folder(options.default_root_dir, self.config.config[-1], given)
+        place = run_folder(options.default_root_dir, self.config.config[-1], *given)
         with nullcontext() if options.fast_dev_run else place as folder:
             config = self.parser.dump(self.config, skip_none=False)
             self.parts = RunCallbacks(options, folder, self.task, self.config.save_every, config)
@@ -46,7 +46,8 @@ class TrainingRun(LightningCLI):
 
 def main() -> None:
     quiet()
-    with mistakes_in_one_line("train.py", MisconfigurationException, ModuleNotFoundError):
+    mistakes = mistakes_in_one_line("train.py", MisconfigurationException, ModuleNotFoundError)
+    with mistakes, inherited_vocabulary(sys.argv[1:]):
         task = TASKS[chosen(arguments := completed(sys.argv[1:]))]
         more: dict[str, Any] = {"run": False, "auto_configure_optimizers": False, "save_config_callback": None}
         more |= {"args": arguments, "parser_kwargs": {"exit_on_error": False, "description": __doc__}}

@@ -26,6 +26,12 @@ class TrainingParser(SuggestsOptions, LightningArgumentParser):
 def add_run_arguments(parser: LightningArgumentParser, tasks: tuple[str, ...]) -> None:
     """Adds the arguments of a run itself, and this project's defaults for the Trainer."""
     parser.add_argument("--ckpt_path", type=str | None, default=None, help="continue from this checkpoint")
+    parser.add_argument(
+        "--init_from",
+        type=str | None,
+        default=None,
+        help="begin a new run with the weights and the vocabulary of this checkpoint, on any text",
+    )
     parser.add_argument("--save_every", type=int, default=500, help="updates between two last.ckpt")
     parser.add_argument(
         "--task", type=Literal[tasks], default="write", help="write: a language model; classify: a classifier of texts"

@@ -30,12 +30,13 @@ class Encoded(NamedTuple):
     training: Ids
     held_out: Ids
     excerpt: str  # the beginning of the held-out part, as it was written
+    digest: str  # of the files' content
 
 
 def encoded(about: dict[str, Any], tokenizer: Tokenizer, numbers: Any) -> Encoded:
     part = numbers.part if isinstance(numbers, MappedIds) else lambda begin, end: numbers[begin:end]
     held_out = part(about["held_out"], len(numbers))
-    return Encoded(tokenizer, part(0, about["training"]), held_out, about["excerpt"])
+    return Encoded(tokenizer, part(0, about["training"]), held_out, about["excerpt"], about["digest"])
 
 
 class MappedIds(np.memmap):

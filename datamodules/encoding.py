@@ -35,15 +35,19 @@ DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 Advance = Callable[[int], object]
 
 
-def encode(text: "Text", level: Level, val_fraction: float, vocabulary_size: int) -> Encoded:
+def encode(
+    text: "Text", level: Level, val_fraction: float, vocabulary_size: int, given: Tokenizer | None = None
+) -> Encoded:
     """The numbers of a text, of which the last part is held out; with a fraction of 0, both parts are all of it.
 
-    The vocabulary is that of the training part. The numbers of a long text are those of a file in the cache.
+    The vocabulary is that of the training part, or of a tokenizer that is given. The numbers of a long text are those
+    of a file in the cache.
 
     Raises ValueError for a text that is damaged, OSError where it cannot be read or kept, or is changed meanwhile.
     """
     of_words = level in ("word", "bpe")
     settings = [FORMAT, level, text.encoding, val_fraction, vocabulary_size if of_words else 0]
+    settings += [hash_of([given.state()])] if given else []
     cache = Cache(text.stamp(), settings)
     if found := cache.unread():
         return found
@@ -53,14 +57,14 @@ def encode(text: "Text", level: Level, val_fraction: float, vocabulary_size: int
 
         def write(file: Any) -> dict[str, Any]:
             symbols = split(text.chunks(advance), end)[0] if of_words else map(chr, np.flatnonzero(places < end))
-            tokenizer = make_tokenizer(level, symbols, vocabulary_size)
+            tokenizer = given or make_tokenizer(level, symbols, vocabulary_size)
             excerpt: list[Any] = []
             both = split(noted(text.chunks(advance), end if val_fraction else 0, excerpt), end)
             training, held_out = (write_numbers(file, tokenizer, level, chunks) for chunks in both)
             text.must_be(digest)
             return {
                 "tokenizer": tokenizer.state(), "length": training + held_out, "training": training,
-                "held_out": training if val_fraction else 0, "excerpt": text.joined(excerpt),
+                "held_out": training if val_fraction else 0, "excerpt": text.joined(excerpt), "digest": digest,
             }  # fmt: skip
 
         if length >= LONG:

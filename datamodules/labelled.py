@@ -1,5 +1,7 @@
 """Labelled texts as a LightningDataModule: a table on disk, or the embedded reviews, to batches of similar length."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -13,6 +15,7 @@ from torch.utils.data import DataLoader
 from datamodules import reviews
 from datamodules.from_checkpoints import FromCheckpoints
 from datamodules.tables import NUMBER, EmptyRows, Example, read_table
+from datamodules.vocabulary import WAY_OUT, given_vocabulary
 from datamodules.words import words_of
 
 POOL = 50  # batches whose sentences are sorted together
@@ -204,6 +207,7 @@ class LabelledDataModule(FromCheckpoints):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self._vocabulary = given_vocabulary()
         self._notes: list[str] = []  # on how the tables were read
         self._train_batches: Batches | None = None
         for name, value in (("batch_size", batch_size), ("min_count", min_count)):
@@ -239,7 +243,15 @@ class LabelledDataModule(FromCheckpoints):
     @cached_property
     def encoder(self) -> Encoder:
         options = self.hparams
-        return Encoder.of(self._parts[0], options["level"], options["lower_case"], options["min_count"])
+        if self._vocabulary is None:
+            return Encoder.of(self._parts[0], options["level"], options["lower_case"], options["min_count"])
+        encoder = load_encoder(self._vocabulary["encoder"])
+        for name in ("level", "lower_case"):
+            if options[name] != getattr(encoder, name):
+                raise ValueError(
+                    f"--data.{name} is {options[name]}, but {getattr(encoder, name)} in the checkpoint: leave it so"
+                )
+        return encoder
 
     @property
     def vocab_size(self) -> int:
@@ -259,7 +271,8 @@ class LabelledDataModule(FromCheckpoints):
         if not self.hparams["balanced"]:
             return None
         counts = Counter(example.label for example in self._parts[0])
-        return [len(self._parts[0]) / (len(counts) * counts[label]) for label in self.labels]
+        number = len(self._parts[0])  # a checkpoint may have labels that are not here
+        return [number / (len(counts) * counts[label]) if counts[label] else 0.0 for label in self.labels]
 
     def _encoded(self, examples: list[Example]) -> list[tuple[Tensor, int]]:
         classes = {label: number for number, label in enumerate(self.labels)}
@@ -303,7 +316,12 @@ class LabelledDataModule(FromCheckpoints):
         sizes = f"{len(training):,} texts to train on, {len(held_out):,} held out"
         vocabulary = f"{self.vocab_size:,} different words, classes {', '.join(self.labels)}"
         first_line = f"{self.hparams['path'] or 'reviews'}: {sizes}, {vocabulary}"
-        return "\n".join([first_line, *self._notes, *self._lonely_classes()])
+        lines = [first_line, *self._notes, *self._lonely_classes()]
+        if self._vocabulary:
+            lines.insert(
+                1, f"{self.unknown_share():.1%} of the words to train on are not in the checkpoint's vocabulary"
+            )
+        return "\n".join(lines)
 
     def _lonely_classes(self) -> list[str]:
         """A line on the classes that the held-out part lacks, if there are any."""
@@ -335,13 +353,33 @@ class LabelledDataModule(FromCheckpoints):
         examples: Any = self._encoded(self._table(path) if path else self._parts[1])
         return DataLoader(examples, batch_size=self.hparams["batch_size"], collate_fn=side_by_side)
 
+    def unknown_share(self) -> float:
+        """Of the words of the texts to train on, those that the vocabulary lacks."""
+        tokens = torch.cat([text for text, _ in self._training])
+        return float((tokens == 0).double().mean())
+
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs to read texts and to name classes."""
-        return {"encoder": self.encoder.state()}
+        """What a checkpoint needs to read texts and to name classes, and to know the texts again."""
+        inherited = {"inherited": True} if self._vocabulary else {}
+        return {"encoder": self.encoder.state(), "texts": self._digest} | inherited
+
+    @cached_property
+    def _digest(self) -> str:
+        parts = [[[example.text, example.label] for example in part] for part in self._parts]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raises ValueError if training would continue on other texts, or with other words or labels."""
+        fits = self.trainer is None or self.trainer.state.fn == "fit"
+        if fits and state_dict.get("texts", self._digest) != self._digest:
+            raise ValueError(
+                f"{self.hparams['path'] or 'reviews'}: has not the texts that the checkpoint was trained on, or holds "
+                f"out others: give the tables of the run, {WAY_OUT}"
+            )
         if state_dict["encoder"] != self.encoder.state():
-            raise ValueError("the checkpoint was trained on other words or labels: resume on the table it has")
+            raise ValueError(
+                f"the checkpoint was trained on other words or labels: resume on the table it has, {WAY_OUT}"
+            )
 
 
 def embedded(texts: list[reviews.Review]) -> list[Example]:

@@ -14,7 +14,8 @@ from datamodules.downloads import DOWNLOADS, fetch
 from datamodules.encoding import Encoded, Text, encode
 from datamodules.from_checkpoints import FromCheckpoints
 from datamodules.streams import Streams
-from datamodules.tokenizers import Ids, Level, Tokenizer
+from datamodules.tokenizers import Ids, Level, Tokenizer, load_tokenizer
+from datamodules.vocabulary import WAY_OUT, given_vocabulary
 
 MOST_SYMBOLS = 2**31 - 1
 SMALLEST_VOCABULARY = {"word": 2, "bpe": 256}
@@ -63,6 +64,7 @@ class TextDataModule(FromCheckpoints):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self._vocabulary = given_vocabulary()
         self._train_streams: Streams | None = None
         self._reduced: int | None = None  # the batch size, where it was chosen for a small text
         if level not in get_args(Level):
@@ -96,11 +98,22 @@ class TextDataModule(FromCheckpoints):
         else:
             content = CORPORA[name]()
         text = Text(name, content, None if level == "byte" else options["encoding"])
-        encoded = encode(text, level, usual if fraction is None else fraction, options["vocabulary_size"])
+        encoded = encode(
+            text, level, usual if fraction is None else fraction, options["vocabulary_size"], self._given_tokenizer()
+        )
         if options["batch_size"] is None:
             self._reduced = chosen_batch_size(len(encoded.training), options["window"])
             options["batch_size"] = self._reduced or USUAL_BATCH_SIZE
         return encoded
+
+    def _given_tokenizer(self) -> Tokenizer | None:
+        """That of another run. Raises ValueError if it is of another level."""
+        if self._vocabulary is None:
+            return None
+        state, level = self._vocabulary["tokenizer"], self.hparams["level"]
+        if state["level"] != level:
+            raise ValueError(f"--data.level is {level}, but {state['level']} in the checkpoint: leave it so")
+        return load_tokenizer(state)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -142,7 +155,7 @@ class TextDataModule(FromCheckpoints):
             self.load_state_dict(checkpoint[type(self).__name__])
 
     def __str__(self) -> str:
-        _, training, held_out, _ = self._encoded
+        training, held_out = self._encoded.training, self._encoded.held_out
         name = self.hparams["path"] or self.hparams["corpus"]
         sizes = f"{len(training):,} symbols to train on, {len(held_out):,} held out, {self.vocab_size} different"
         return "\n".join([f"{name}: {sizes}", *self._notes()])
@@ -151,7 +164,7 @@ class TextDataModule(FromCheckpoints):
         """Lines on the symbols that the vocabulary lacks, and on a batch size that was chosen for a small text."""
         notes = []
         shares = [unknown_share(part) if hasattr(self.tokenizer, "UNKNOWN") else 0.0 for part in self._encoded[1:3]]
-        if self.tokenizer.whole_words or shares[1] >= MANY_UNKNOWN:
+        if self.tokenizer.whole_words or shares[1] >= MANY_UNKNOWN or self._vocabulary:
             note = f"not in the vocabulary: {shares[0]:.1%} of the training part, {shares[1]:.1%} of the held-out part"
             notes.append(f"{note}{self._way_out() if max(shares) >= MANY_UNKNOWN else ''}")
         if self._reduced:
@@ -161,6 +174,8 @@ class TextDataModule(FromCheckpoints):
 
     def _way_out(self) -> str:
         """What to do where many symbols are unknown."""
+        if self._vocabulary:
+            return ": the vocabulary is that of the checkpoint; without --init_from the text gets one of its own"
         if not self.tokenizer.whole_words:
             return ": the held-out part, the end of the text, is unlike the rest; --data.level byte knows every symbol"
         is_full = self.tokenizer.vocab_size >= self.hparams["vocabulary_size"]
@@ -198,12 +213,35 @@ class TextDataModule(FromCheckpoints):
         return streams.shard(self.trainer.global_rank, self.trainer.world_size) if self.trainer else streams
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs to speak the language it was trained on."""
-        return {"tokenizer": self.tokenizer.state()}
+        """What a checkpoint needs to speak the language it was trained on, and to know the text again."""
+        text, inherited = self._encoded, {"inherited": True} if self._vocabulary else {}
+        sizes = {"text": text.digest, "training": len(text.training), "held_out": len(text.held_out)}
+        return {"tokenizer": self.tokenizer.state()} | sizes | inherited
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raises ValueError if training would continue on another text, or with another vocabulary."""
+        if self.trainer is None or self.trainer.state.fn == "fit":
+            self._must_be_the_text_of(state_dict)
         if state_dict["tokenizer"] != self.tokenizer.state():
-            raise ValueError("the checkpoint was trained with another vocabulary: resume on the text it was trained on")
+            raise ValueError(
+                f"the checkpoint was trained with another vocabulary: resume on the text it was trained on, {WAY_OUT}"
+            )
+
+    def _must_be_the_text_of(self, before: dict[str, Any]) -> None:
+        """Checkpoints of earlier versions do not know their text."""
+        now, name = self.state_dict(), self.hparams["path"] or self.hparams["corpus"]
+        if before.get("text", now["text"]) != now["text"]:
+            sizes = f"{before.get('training', 0):,} symbols to train on, where this has {now['training']:,}"
+            raise ValueError(
+                f"{name}: is not the text that the checkpoint was trained on, which had {sizes}: give the text of the "
+                f"run, {WAY_OUT}"
+            )
+        for part in ("training", "held_out"):
+            if before.get(part, now[part]) != now[part]:
+                raise ValueError(
+                    f"{name}: has {now[part]:,} {part.replace('_', '-')} symbols, but {before[part]:,} in the "
+                    f"checkpoint: leave --data.val_fraction, level and encoding as they were, {WAY_OUT}"
+                )
 
 
 def free_memory(device: torch.device) -> int:

@@ -107,16 +107,19 @@ def as_argument(value: Any) -> str:
     return shlex.quote(value if isinstance(value, str) else json.dumps(value))
 
 
-def config_of(checkpoint: dict[str, Any], path: str, arguments: list[str]) -> dict[str, Any]:
+def config_of(
+    checkpoint: dict[str, Any], path: str, arguments: list[str], needed: tuple[str, ...] = ("trainer", "model", "data")
+) -> dict[str, Any]:
     """The config that a checkpoint carries, for a command line with these arguments.
 
     Raises ValueError where it has none, or where the run had options that a checkpoint does not carry and that the
-    arguments do not have.
+    arguments do not have, as far as they are of the parts that are `needed`.
     """
     config = checkpoint.get("config")
     if not isinstance(config, dict) or not config.get("trainer"):
         raise ValueError(f"{path}: the checkpoint carries no config: give that of its run with --config")
-    missing = [f"--{name}" for name in config.get("again", []) if not is_given(name, arguments)]
+    again = [name for name in config.get("again", []) if name.split(".")[0] in needed]
+    missing = [f"--{name}" for name in again if not is_given(name, arguments)]
     if missing:
         raise ValueError(
             f"{path}: its run was started with {', '.join(missing)}, which a checkpoint does not carry: give "

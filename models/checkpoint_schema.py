@@ -396,8 +396,14 @@ ENTRIES = fields(
         "hparams_name": text(),
         "datamodule_hparams_name": text(),
         "datamodule_hyper_parameters": keyed(text(), either(scalar, text(MAX_PATH))),
-        "TextDataModule": fields({"tokenizer": TOKENIZER}, others=scalar),
-        "LabelledDataModule": fields({"encoder": check_encoder}, others=scalar),
+        "TextDataModule": fields(
+            {"tokenizer": TOKENIZER},
+            {"text": text(), "training": whole(), "held_out": whole(), "inherited": one_of(True)},
+            others=scalar,
+        ),
+        "LabelledDataModule": fields(
+            {"encoder": check_encoder}, {"texts": text(), "inherited": one_of(True)}, others=scalar
+        ),
         "config": check_config,
         "random_states": listing(check_random_state, MAX_PROCESSES),
         "other_random_states": listing(check_other_random_states, MAX_PROCESSES),

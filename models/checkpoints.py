@@ -13,8 +13,8 @@ NEEDED = (
 )  # fmt: skip
 
 
-def checkpoint_for(model: Any, data: Any, path: str | None) -> dict[str, Any]:
-    """What a run goes on from; nothing where it begins.
+def checkpoint_for(model: Any, data: Any, path: str | None, init_from: str | None = None) -> dict[str, Any]:
+    """What a run goes on from; nothing where it begins, be it with the weights of another run, which the model gets.
 
     Raises ValueError where model or data are not those of the checkpoint, or its optimizer knows other things of them.
     """
@@ -24,6 +24,8 @@ def checkpoint_for(model: Any, data: Any, path: str | None) -> dict[str, Any]:
     if checkpoint is not None:
         check_complete(checkpoint, str(path))
     data.check(checkpoint)
+    if init_from:
+        load_weights(model, read_checkpoint(init_from))
     if checkpoint is None:
         return {}
     before, of_data = checkpoint["hyper_parameters"], checkpoint.get("datamodule_hyper_parameters", {})
@@ -31,12 +33,18 @@ def checkpoint_for(model: Any, data: Any, path: str | None) -> dict[str, Any]:
     check_kept("model", ["optimizer", *["schedule"] * plateau], dict(model.hparams), before)
     check_kept("data", ["batch_size", "window"], dict(data.hparams), of_data)  # each stream has a state and a position
     check_position(data, checkpoint, str(path))
+    load_weights(model, checkpoint)
+    return checkpoint
+
+
+def load_weights(model: Any, checkpoint: dict[str, Any]) -> None:
+    """Raises ValueError where they are those of another model."""
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError:
+        before = checkpoint["hyper_parameters"]
         changed = [f"--model.{name} {value}" for name, value in before.items() if model.hparams.get(name) != value]
         raise ValueError(f"the checkpoint is of another model: {', '.join(changed)}") from None
-    return checkpoint
 
 
 def check_complete(checkpoint: dict[str, Any], path: str) -> None:

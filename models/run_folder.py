@@ -18,12 +18,12 @@ LOCKS: dict[Path, int] = {}  # the folders that this process has locked, each wi
 
 
 @contextmanager
-def run_folder(root: str | None, config: Any, ckpt_path: str | None) -> Iterator[Path]:
+def run_folder(root: str | None, config: Any, ckpt_path: str | None, init_from: str | None = None) -> Iterator[Path]:
     """The folder of a run: <root or runs>/<name of the config>/version_N, which is created here.
 
     A run that continues from its last.ckpt does so in its own folder, whatever its config is called, so that one
     command can be given again and again, whatever interrupts it. From another checkpoint, such as best.ckpt or a copy,
-    or with another root, a new run begins.
+    or with another root, a new run begins; and so it does with the weights of `init_from`.
     If the body raises, the folders that were created are removed again, unless something was written to them.
 
     The folder is locked, so that two processes cannot continue one run at the same time: `unlock` it at the end.
@@ -32,12 +32,14 @@ def run_folder(root: str | None, config: Any, ckpt_path: str | None) -> Iterator
     Only the first process of a run creates and locks a folder. The others must take its name from the first (see
     `LastCheckpoint.setup`); what they get here is a name that nothing is written to.
     """
-    given = Path(ckpt_path).absolute() if ckpt_path else None
+    given = Path(named).absolute() if (named := ckpt_path or init_from) else None
     own = given.parent.parent if given and given.parent.name == "checkpoints" else None
     home = Path(root) if root else own.parent.parent if own else Path("runs")
     name = Path(str(config)).stem if config else own.parent.name if own else given.stem if given else ""
     parent = home / name
-    is_last = own and given and given.name == "last.ckpt" and home.resolve() == own.parent.parent.resolve()
+    is_last = (
+        ckpt_path and own and given and given.name == "last.ckpt" and home.resolve() == own.parent.parent.resolve()
+    )
     existing = own if is_last else None
     if not is_first_process():
         yield shortest(existing or parent / f"version_{next_version(parent)}")

@@ -51,7 +51,8 @@ SETTINGS = {
 }
 WORDS = {**WRITES, "data": {**WRITES["data"], "path": "words.txt", "val_fraction": 0.5}}
 LAST = "runs/tiny/version_0/checkpoints/last.ckpt"
-AGAIN = ["--trainer.accelerator", "cpu", "--data.path", "text.txt"]  # which no checkpoint carries
+CPU = ["--trainer.accelerator", "cpu"]
+AGAIN = [*CPU, "--data.path", "text.txt"]  # which no checkpoint carries
 
 
 @pytest.fixture
@@ -370,6 +371,119 @@ def test_no_checkpoint_carries_a_path_a_class_or_a_device(folder: Path, monkeypa
     assert set(config["trainer"]).isdisjoint({"callbacks", "accelerator", "devices", "logger", "default_root_dir"})
     best = read_checkpoint(LAST.replace("last", "best"))
     assert best["config"] == config and best["format"] == 1
+
+
+TEXT, OTHER = "0123456789 9876543210\n" * 30, "9876543210 0123456789\n" * 30  # of the same symbols
+OFFER = "or train its weights on this one, anew, with --init_from instead of --ckpt_path"
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "message"),
+    [
+        (
+            OTHER,
+            [],
+            "text.txt: is not the text that the checkpoint was trained on, which had 594 symbols to train on, ",
+        ),
+        (TEXT + TEXT, [], "which had 594 symbols to train on, where this has 1,188: give the text of the run, "),
+        (TEXT[:200], [], "which had 594 symbols to train on, where this has 180: give the text of the run, "),
+        (TEXT, ["--data.val_fraction", "0.2"], "text.txt: has 528 training symbols, but 594 in the checkpoint: leave"),
+        (TEXT, ["--data.val_fraction", "0"], "text.txt: has 660 training symbols, but 594 in the checkpoint: leave"),
+    ],
+    ids=["other", "longer", "shorter", "another fraction", "nothing held out"],
+)
+def test_a_run_does_not_continue_on_another_text(
+    text: str,
+    arguments: list[str],
+    message: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    start(WRITES, monkeypatch, "--trainer.max_epochs", "1")
+    Path("text.txt").write_text(text, encoding="utf-8")
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        call(monkeypatch, *AGAIN, "--ckpt_path", LAST, *arguments)
+    printed = capsys.readouterr().err
+    assert message in printed and OFFER in printed and printed.count("\n") == 1, printed
+
+
+def test_a_text_that_has_moved_is_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(WRITES, monkeypatch, "--trainer.max_epochs", "1")
+    os.rename("text.txt", "moved.txt")
+    call(monkeypatch, *CPU, "--ckpt_path", LAST, "--data.path", "moved.txt", "--trainer.max_epochs", "2")
+    assert read_checkpoint(LAST)["global_step"] == 16
+
+
+def test_a_classifier_does_not_continue_on_other_texts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(CLASSIFIES, monkeypatch, "--trainer.max_epochs", "1")
+    lines = Path("table.csv").read_text().splitlines(keepends=True)
+    Path("table.csv").write_text("".join([*lines, lines[1]]))
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        call(monkeypatch, *CPU, "--ckpt_path", LAST, "--data.path", "table.csv")
+    printed = capsys.readouterr().err
+    assert "table.csv: has not the texts that the checkpoint was trained on" in printed and OFFER in printed
+
+
+def test_the_weights_of_a_run_are_trained_on_another_text_in_a_run_of_its_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its vocabulary stays, also when that run continues."""
+    start(WRITES, monkeypatch, "--trainer.max_epochs", "1")
+    before, files = read_checkpoint(LAST), {path: path.read_bytes() for path in Path("runs").rglob("*.*")}
+    Path("new.txt").write_text("0123 abc\n" * 60, encoding="utf-8")
+    first: list[dict[str, Any]] = []
+    capsys.readouterr()
+    with monkeypatch.context() as context:
+
+        def note(self: Any, trainer: Any, module: Any) -> None:
+            first.append({name: value.clone() for name, value in module.state_dict().items()})
+
+        context.setattr(Throughput, "on_fit_start", note)
+        call(context, *CPU, "--init_from", LAST, "--data.path", "new.txt", "--trainer.max_epochs", "1")
+    told = (
+        "not in the vocabulary: 33.3% of the training part, 33.3% of the held-out part: the vocabulary is that of the"
+    )
+    assert told in capsys.readouterr().out
+    assert equal(first[0], before["state_dict"])
+    assert files == {path: path.read_bytes() for path in files}
+    new = LAST.replace("version_0", "version_1")
+    trained = read_checkpoint(new)
+    assert trained["global_step"] == 8 and trained["optimizer_states"][0]["state"][0]["step"] == 8
+    assert trained["TextDataModule"]["tokenizer"] == before["TextDataModule"]["tokenizer"]
+    call(monkeypatch, *CPU, "--ckpt_path", new, "--data.path", "new.txt", "--trainer.max_epochs", "2")
+    assert read_checkpoint(new)["global_step"] == 16
+    for arguments, message in (
+        (["--ckpt_path", LAST, "--init_from", LAST], "--ckpt_path continues a run, and --init_from begins one"),
+        (
+            ["--init_from", LAST, "--model.hidden_size", "6"],
+            "the checkpoint is of another model: --model.hidden_size 5",
+        ),
+        (["--init_from", LAST, "--data.level", "byte"], "--data.level is byte, but character in the checkpoint"),
+        (["--init_from", "none.ckpt"], "none.ckpt: no such checkpoint"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            call(monkeypatch, *CPU, *arguments, "--data.path", "new.txt")
+        printed = capsys.readouterr().err
+        assert message in printed and printed.count("\n") == 1, printed
+
+
+def test_a_classifier_is_trained_on_other_texts_with_its_words_and_labels(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(CLASSIFIES, monkeypatch, "--trainer.max_epochs", "1")
+    Path("new.csv").write_text("text,label\n" + "It is new,good\nIt is,none\n" * 15)
+    capsys.readouterr()
+    call(monkeypatch, *CPU, "--init_from", LAST, "--data.path", "new.csv", "--trainer.max_epochs", "1")
+    assert "19.4% of the words to train on are not in the checkpoint's vocabulary" in capsys.readouterr().out
+    encoders = [
+        read_checkpoint(LAST.replace("version_0", f"version_{n}"))["LabelledDataModule"]["encoder"] for n in (0, 1)
+    ]
+    assert encoders[0] == encoders[1]
 
 
 class Evil:

@@ -280,9 +280,9 @@ MISTAKES = {
     "no config": (["--config", "{tmp}/none.yaml"], "none.yaml"),
     "bad config": (["--config", "{tmp}/bad.yaml"], "learning_speed"),
     "bad time": (["--trainer.max_time", "5"], "DD:HH:MM:SS"),
-    "other vocabulary": (
+    "another text": (
         ["--data.path", "{tmp}/other.txt", "--ckpt_path", "{ckpt}"],
-        "trained with another vocabulary",
+        "other.txt: is not the text that the checkpoint was trained on",
     ),
 }
 

@@ -65,10 +65,11 @@ def in_one_piece(content: bytes, level: Level, val_fraction: float = 0.1, size: 
     training, held_out = whole[:end], whole[end:] if val_fraction else whole
     if level == "byte":
         numbers = [np.frombuffer(part, np.uint8) for part in (training, held_out)]
-        return Encoded(make_tokenizer("byte", "", 0), *numbers, held_out[: encoding.EXCERPT].decode("utf-8", "replace"))
+        excerpt = held_out[: encoding.EXCERPT].decode("utf-8", "replace")
+        return Encoded(make_tokenizer("byte", "", 0), *numbers, excerpt, "")
     tokenizer = make_tokenizer(level, training, size)
     numbers = [tokenizer.encode(part, "replace") for part in (training, held_out)]
-    return Encoded(tokenizer, *numbers, held_out[: encoding.EXCERPT])
+    return Encoded(tokenizer, *numbers, held_out[: encoding.EXCERPT], "")
 
 
 @pytest.mark.parametrize("long", [1, 10**6], ids=["kept", "in memory"])
@@ -185,6 +186,24 @@ def test_a_text_that_has_not_changed_is_not_read_again(tmp_path: Path, monkeypat
     assert same(encode_file(path), once)
     with pytest.raises(TypeError):
         encode_file(path, val_fraction=0.2)
+
+
+def test_a_text_has_a_digest_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when it is not read again, and when it is short; whatever it is split into."""
+    path, copy = (write(tmp_path, POEM.encode(), name) for name in ("text.txt", "copy.txt"))
+    digests = {encode_file(place, val_fraction=share).digest for place in (path, copy, path) for share in (0.1, 0.3)}
+    monkeypatch.setattr(encoding, "LONG", 10**6)
+    digests.add(encode_file(copy, "word").digest)
+    assert len(digests) == 1 and digests != {""}
+    assert encode_file(write(tmp_path, POEM.encode() + b"!")).digest not in digests
+
+
+def test_a_vocabulary_that_is_given_stays(tmp_path: Path) -> None:
+    path, given = write(tmp_path, b"abcabcabc"), make_tokenizer("character", "xab", 0)
+    for _ in range(2):
+        found = encode(Text(str(path), path, "utf-8"), "character", 0, 0, given)
+        assert found.training.tolist() == [1, 2, 0] * 3 and found.tokenizer.state() == given.state()
+    assert encode_file(path, val_fraction=0).training.tolist() == [1, 2, 3] * 3
 
 
 def test_the_same_text_at_another_time_or_place_is_read_but_not_written_again(tmp_path: Path, cache: Path) -> None:

@@ -31,10 +31,11 @@ def test_where_runs_begin_and_continue(tmp_path: Path, monkeypatch: pytest.Monke
     assert folder_of(None, None, last) == own == folder_of("runs", "lstm.yaml", last)
     assert folder_of(None, None, str(tmp_path / last)) == own
     assert folder_of(None, None, best) == Path("runs/lstm/version_5")
-    assert folder_of(None, "gru.yaml", last) == Path("runs/gru/version_1")
+    assert folder_of(None, "gru.yaml", last) == own
     assert folder_of("here", None, last) == Path("here/lstm/version_0")
+    assert folder_of(None, None, None, last) == Path("runs/lstm/version_6"), "with its weights, another run"
     assert folder_of(None, None, "copied.ckpt") == Path("runs/copied/version_0")
-    assert all(Path(name).is_dir() for name in ("runs/gru/version_1", "here/lstm/version_0", "runs/copied/version_0"))
+    assert all(Path(name).is_dir() for name in ("runs/gru/version_0", "here/lstm/version_0", "runs/copied/version_0"))
     monkeypatch.chdir(own / "checkpoints")
     assert folder_of(None, None, "last.ckpt").resolve() == tmp_path / own
 
