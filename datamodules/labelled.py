@@ -358,6 +358,12 @@ class LabelledDataModule(FromCheckpoints):
         tokens = torch.cat([text for text, _ in self._training])
         return float((tokens == 0).double().mean())
 
+    def moved(self, position: int, before: dict[str, Any]) -> int:
+        """The batch, counted from the beginning of training, at which an epoch begins that began at a position when
+        batches had that size."""
+        epoch = round(position / len(Batches(self._training, before["batch_size"])))
+        return epoch * len(self.train_batches)
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to read texts and to name classes, and to know the texts again."""
         inherited = {"inherited": True} if self._vocabulary else {}

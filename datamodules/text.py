@@ -212,6 +212,12 @@ class TextDataModule(FromCheckpoints):
         """What this process reads of them."""
         return streams.shard(self.trainer.global_rank, self.trainer.world_size) if self.trainer else streams
 
+    def moved(self, position: int, before: dict[str, Any]) -> int:
+        """The window that is nearest to one of other streams, which were cut with that batch size and window."""
+        length = len(Streams(self._encoded.training, before["batch_size"], before["window"]))
+        now = len(self.train_streams)
+        return round(position % length / length * now) % now
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to speak the language it was trained on, and to know the text again."""
         text, inherited = self._encoded, {"inherited": True} if self._vocabulary else {}

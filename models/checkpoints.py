@@ -5,6 +5,7 @@ from typing import Any
 from models.checkpoint_files import WholeFiles, put_in_place, read_checkpoint
 from models.classifier import Classifier
 from models.language_model import LanguageModel
+from models.other_batches import changed_sizes
 
 __all__ = ["WholeFiles", "put_in_place", "read_checkpoint"]  # for those who import them from here
 NEEDED = (
@@ -28,10 +29,9 @@ def checkpoint_for(model: Any, data: Any, path: str | None, init_from: str | Non
         load_weights(model, read_checkpoint(init_from))
     if checkpoint is None:
         return {}
-    before, of_data = checkpoint["hyper_parameters"], checkpoint.get("datamodule_hyper_parameters", {})
+    before = checkpoint["hyper_parameters"]
     plateau = "plateau" in (before.get("schedule"), model.hparams["schedule"])
-    check_kept("model", ["optimizer", *["schedule"] * plateau], dict(model.hparams), before)
-    check_kept("data", ["batch_size", "window"], dict(data.hparams), of_data)  # each stream has a state and a position
+    check_kept(["optimizer", *["schedule"] * plateau], dict(model.hparams), before)
     check_position(data, checkpoint, str(path))
     load_weights(model, checkpoint)
     return checkpoint
@@ -56,7 +56,8 @@ def check_complete(checkpoint: dict[str, Any], path: str) -> None:
 
 def check_position(data: Any, checkpoint: dict[str, Any], path: str) -> None:
     """Raises ValueError where the position of the loader lies beyond the text, which is then another one."""
-    streams = getattr(data, "train_streams", None)
+    sizes = checkpoint.get("datamodule_hyper_parameters", {})
+    streams = None if changed_sizes(sizes, data) else getattr(data, "train_streams", None)
     for state in checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", []):
         position = state.get("position")
         if type(position) is not int or streams is not None and position >= len(streams):
@@ -64,10 +65,10 @@ def check_position(data: Any, checkpoint: dict[str, Any], path: str) -> None:
             raise ValueError(f"{path}: its position is {position}{windows}: give the text that it was trained on")
 
 
-def check_kept(part: str, names: list[str], now: dict[str, Any], before: dict[str, Any]) -> None:
+def check_kept(names: list[str], now: dict[str, Any], before: dict[str, Any]) -> None:
     for name in names:
         if name in before and now[name] != before[name]:
-            raise ValueError(f"--{part}.{name} is {now[name]}, but {before[name]} in the checkpoint: leave it so")
+            raise ValueError(f"--model.{name} is {now[name]}, but {before[name]} in the checkpoint: leave it so")
 
 
 def language_model(checkpoint: dict[str, Any]) -> LanguageModel:

@@ -18,6 +18,7 @@ from models.checkpoint_files import CheckedFiles, read_checkpoint
 from models.checkpoint_schema import register
 from models.graphed import CAPTURABLE, GraphedUpdates, without_graphs
 from models.guard import check_update
+from models.other_batches import restart_epoch
 from models.recurrent import Recurrent
 
 MOST_LAYERS, MOST_UNITS, MOST_WEIGHTS = 1000, 2**17, 10**10  # what is larger would fill the memory before it fails
@@ -141,12 +142,21 @@ class Trained(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Of a checkpoint with weights alone, there is nothing to go on with."""
         if "optimizer_states" in checkpoint:
+            self.restart_epoch(checkpoint)
             self.random_states = checkpoint["random_states"]
             self.other_random_states = checkpoint["other_random_states"]
             states = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
             self.data_states = states or [{"position": 0}] * (checkpoint["global_step"] == 0)
             prefer(dict(self.hparams), checkpoint)
         self.to(next(iter(checkpoint["state_dict"].values())).dtype)  # Lightning does after it has rounded to float32
+
+    def restart_epoch(self, checkpoint: dict[str, Any]) -> None:
+        """Where training continues with another batch size or window."""
+        trainer: Any = self.trainer
+        if trainer.state.fn == "fit" and hasattr(trainer.datamodule, "moved"):
+            told = restart_epoch(checkpoint, trainer.datamodule)
+            if told and trainer.is_global_zero:
+                print(told)
 
     def on_train_start(self) -> None:
         """Each process drops something else; a run that is resumed, what one that was never stopped would drop."""

@@ -17,6 +17,7 @@ import yaml
 import train
 from benchmarks import kills
 from benchmarks.kills import equal, left, runs
+from datamodules.streams import Streams
 from models import callbacks, run_folder
 from models.callbacks import LastCheckpoint, Throughput
 from models.checkpoints import WholeFiles, read_checkpoint
@@ -319,8 +320,6 @@ def test_two_runs_do_not_continue_in_one_folder(
         (["--model.hidden_size", "6"], "the checkpoint is of another model: --model.hidden_size 5"),
         (["--model.optimizer", "sgd"], "--model.optimizer is sgd, but adamw in the checkpoint: leave it so"),
         (["--model.schedule", "plateau"], "--model.schedule is plateau, but cosine in the checkpoint"),
-        (["--data.batch_size", "2"], "--data.batch_size is 2, but 3 in the checkpoint: leave it so"),
-        (["--data.window", "5"], "--data.window is 5, but 4 in the checkpoint"),
         (["--task", "classify"], "its task is write: leave out --task"),
         (["--trainer.max_epochs", "0"], "--trainer.max_epochs is 0: nothing would be trained"),
     ],
@@ -371,6 +370,59 @@ def test_no_checkpoint_carries_a_path_a_class_or_a_device(folder: Path, monkeypa
     assert set(config["trainer"]).isdisjoint({"callbacks", "accelerator", "devices", "logger", "default_root_dir"})
     best = read_checkpoint(LAST.replace("last", "best"))
     assert best["config"] == config and best["format"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "stop", "first", "updates", "told"),
+    [
+        (["--data.batch_size", "2"], 5, 0, 5 + 16, "batch_size 3 → 2: the states of the streams are reset, and the ep"),
+        (["--data.batch_size", "2"], 11, 12, 11 + 8, "batch_size 3 → 2: the states"),  # of 74 windows instead of 50
+        (["--data.window", "5"], 11, 6, 11 + 8, "window 4 → 5: the states"),  # of 40
+        (["--data.window", "8", "--data.batch_size", "1"], 8, 12, 8 + 8, "batch_size 3 → 1, window 4 → 8: the states"),
+    ],
+)
+def test_a_run_continues_with_other_batches_at_the_beginning_of_its_epoch(
+    options: list[str],
+    stop: int,
+    first: int,
+    updates: int,
+    told: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if stop == 8:
+        start(WRITES, monkeypatch, "--trainer.max_epochs", "1")
+    else:
+        with monkeypatch.context() as context, pytest.raises(SystemExit):
+            at("on_train_batch_end", stop, stopped(), context)
+            start(WRITES, context)
+    read: list[tuple[int, bool]] = []
+    plain = Streams.at
+    with monkeypatch.context() as context:
+        context.setattr(Streams, "at", lambda self, place: (read.append((place, self.whole)), plain(self, place))[1])
+        model: list[Any] = []
+        context.setattr(Throughput, "on_train_start", lambda self, trainer, module: model.append(module.state))
+        call(context, *AGAIN, "--ckpt_path", LAST, "--trainer.max_epochs", "2", *options)
+    printed = capsys.readouterr().out
+    assert told in printed and ("the epoch starts again" in printed) == (stop != 8)
+    trained = [place for place, whole in read if not whole]
+    assert trained[:8] == [*range(first, first + 8)] and model == [None]
+    assert read_checkpoint(LAST)["global_step"] == updates
+
+
+def test_a_classifier_continues_with_other_batches_at_the_beginning_of_its_epoch(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = {**CLASSIFIES, "trainer": {**TRAINER, "limit_train_batches": 1.0}}  # 8 batches of 5 or 6 of 7
+    with monkeypatch.context() as context, pytest.raises(SystemExit):
+        at("on_train_batch_end", 11, stopped(), context)
+        start(whole, context)
+    call(monkeypatch, *CPU, "--ckpt_path", LAST, "--data.path", "table.csv", "--data.batch_size", "7")
+    assert "batch_size 5 → 7" in capsys.readouterr().out
+    content = read_checkpoint(LAST)
+    assert content["global_step"] == 11 + 6
+    assert content["loops"]["fit_loop"]["state_dict"]["combined_loader"] == [{"position": 12}]
 
 
 TEXT, OTHER = "0123456789 9876543210\n" * 30, "9876543210 0123456789\n" * 30  # of the same symbols
