@@ -178,17 +178,20 @@ def machine() -> dict[str, Any]:
 
 
 def killed(count: int) -> None:
-    """Counts the kills whose run came to the end that it would have come to anyway."""
+    """Counts the kills whose run left what it would have left anyway, and starts two runs at the same moment."""
     with tempfile.TemporaryDirectory() as folder:
         found = list(track(kills.runs(count, Path(folder)), description="killing", total=None, transient=True))
+        together = kills.differences_of_two_at_once(Path(folder))
     good = sum(run.kills for run in found if not run.differences)
+    phases = {phase for run in found for phase in run.phases} & kills.PHASES.keys()
     print(
-        f"{good} of {count} kills, in {len(found)} runs, ended with the same bits as a run without; "
-        f"{sum(run.in_writing for run in found)} came while a checkpoint was being written; "
+        f"{good} of {count} kills, in {len(found)} runs and {len(phases)} of {len(kills.PHASES)} phases, left the same "
+        f"files as a run without; {sum(run.in_writing for run in found)} came while a checkpoint was being written; "
         f"{sum(run.unreadable for run in found)} checkpoints were unreadable"
     )
     for run in found:
-        print(*(f"differs: {name}\n" for name in run.differences), sep="", end="")
+        print(*(f"differs after {', '.join(run.phases)}: {name}\n" for name in run.differences), sep="", end="")
+    print("two runs at once left what each leaves alone" if not together else f"two runs at once: {together}")
 
 
 def flipped(count: int, checkpoint: str) -> None:
