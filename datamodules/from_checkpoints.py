@@ -6,6 +6,8 @@ from typing import Any, Self
 import pytorch_lightning as pl
 import torch
 
+from datamodules.vocabulary import vocabulary_of
+
 
 class FromCheckpoints(pl.LightningDataModule):
     """A data module whose `load_from_checkpoint` reads plain data alone; Lightning's would run code of the file."""
@@ -21,8 +23,9 @@ class FromCheckpoints(pl.LightningDataModule):
         try:
             content = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
             saved = content["datamodule_hyper_parameters"]
-            data = cls(**{name: value for name, value in saved.items() if not name.startswith("_")} | options)
             state = content[cls.__name__]
+            with vocabulary_of(state if state.get("inherited") else None):
+                data = cls(**{name: value for name, value in saved.items() if not name.startswith("_")} | options)
         except (OSError, ValueError):
             raise
         except Exception as error:  # an unpickler stumbles over bytes that are no checkpoint in any way there is
