@@ -46,8 +46,7 @@ class TrainingRun(LightningCLI):
 
 def main() -> None:
     quiet()
-    mistakes = mistakes_in_one_line("train.py", MisconfigurationException, ModuleNotFoundError)
-    with mistakes, inherited_vocabulary(sys.argv[1:]):
+    with mistakes_in_one_line("train.py", *FAILURES), inherited_vocabulary(sys.argv[1:]):
         task = TASKS[chosen(arguments := completed(sys.argv[1:]))]
         more: dict[str, Any] = {"run": False, "auto_configure_optimizers": False, "save_config_callback": None}
         more |= {"args": arguments, "parser_kwargs": {"exit_on_error": False, "description": __doc__}}
