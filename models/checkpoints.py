@@ -50,6 +50,9 @@ def load_weights(model: Any, checkpoint: dict[str, Any]) -> None:
 def check_complete(checkpoint: dict[str, Any], path: str) -> None:
     """Raises ValueError where a run cannot go on from a checkpoint, because it has less than last.ckpt has."""
     missing = [name for name in NEEDED if not checkpoint.get(name) and checkpoint.get(name) != 0]
+    missing += [] if "learning_rate" in checkpoint["hyper_parameters"] else ["learning_rate"]
+    if "num_classes" not in checkpoint["hyper_parameters"] and "recurrent_state" not in checkpoint:
+        missing.append("recurrent_state")
     if missing:
         raise ValueError(f"{path}: no run can go on from it, as it has no {', '.join(missing)}; give a last.ckpt")
 
@@ -75,6 +78,8 @@ def language_model(checkpoint: dict[str, Any]) -> LanguageModel:
     """The model that a checkpoint holds, ready to predict. Raises ValueError for a classifier's."""
     if "num_classes" in checkpoint["hyper_parameters"]:
         raise ValueError("the checkpoint is a classifier's, which writes nothing: use predict.py classify")
+    if "TextDataModule" not in checkpoint:
+        raise ValueError("the checkpoint has no tokenizer: it was saved without the TextDataModule")
     return loaded(LanguageModel, checkpoint)
 
 
@@ -82,6 +87,8 @@ def classifier(checkpoint: dict[str, Any]) -> Classifier:
     """The model that a checkpoint holds, ready to predict. Raises ValueError for a language model's."""
     if "num_classes" not in checkpoint["hyper_parameters"]:
         raise ValueError("the checkpoint is a language model's, which knows no classes: use predict.py generate")
+    if "LabelledDataModule" not in checkpoint:
+        raise ValueError("the checkpoint has no words: it was saved without the LabelledDataModule")
     return loaded(Classifier, checkpoint)
 
 

@@ -77,11 +77,21 @@ def test_a_checkpoint_without_what_a_run_needs_is_one_line(tmp_path: Path) -> No
     path = tmp_path / "less.ckpt"
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
     again = ["--data.path", "text.txt", "--trainer.accelerator", "cpu"]
-    for name in ("loops", "optimizer_states", "random_states", "callbacks", "pytorch-lightning_version", "epoch"):
+    for name in ("loops", "optimizer_states", "random_states", "recurrent_state", "epoch"):
         torch.save({key: value for key, value in content.items() if key != name}, path)
         done = run("train.py", "--ckpt_path", str(path), *again, cwd=tmp_path)
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
         assert f"less.ckpt: no run can go on from it, as it has no {name}" in done.stderr
+
+
+def test_a_checkpoint_without_a_tokenizer_is_one_line(tmp_path: Path) -> None:
+    content: dict[str, Any] = torch.load(CHECKPOINTS / "format-1.ckpt", weights_only=True)
+    del content["TextDataModule"]
+    torch.save(content, tmp_path / "less.ckpt")
+    for command in ("predict.py generate --checkpoint", "predict.py suggest a --checkpoint", "explore.py --checkpoint"):
+        done = run(*command.split(), "less.ckpt", cwd=tmp_path)
+        assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
+        assert "the checkpoint has no tokenizer" in done.stderr
 
 
 def test_no_flipped_bit_changes_what_is_loaded(tmp_path: Path) -> None:
