@@ -205,11 +205,13 @@ def test_a_process_that_the_checker_cannot_end_does_not_hold_it_up(
     from pathlib import Path
     pid = Path(__file__).with_name("pid.txt")
     if not pid.exists():
-        forked = os.fork()
-        if not forked:
+        if not os.fork():
             os.setsid()
+            pid.with_suffix(".part").write_text(str(os.getpid()))
+            pid.with_suffix(".part").rename(pid)
             time.sleep(1000)
-        pid.write_text(str(forked))
+        while not pid.exists():  # it has left the process group
+            time.sleep(0.01)
     """
     for end, message in (("return right(case)", "Right: "), ("os._exit(5)", "it ends the process with exit code 5")):
         if "exit" in end:
