@@ -257,6 +257,7 @@ def saved_classifier(path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "cell, more", [("rnn", {}), ("gru", {"num_layers": 2}), ("lstm", {"attention_span": 4, "embedding_size": 3})]
 )

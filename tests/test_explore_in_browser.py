@@ -13,7 +13,7 @@ from models.insight.figures import ridges
 from models.insight.page import DECADES, LEVELS, page, text_page
 from tests.test_explore import TEXT, made_up_report, made_up_run
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 REPORT = made_up_report()
 OF_A_TEXT = {

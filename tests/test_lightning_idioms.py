@@ -154,6 +154,7 @@ def test_the_tuner_finds_a_rate_and_a_batch_size(task: str) -> None:
     assert seen.rates == pytest.approx([third, 2 * third, 3 * third, 3 * third])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "largest"), [("write", 202), ("classify", 32)])
 @pytest.mark.parametrize("mode", ["power", "binsearch"])
 def test_the_batch_size_that_is_found_is_used_and_fits_the_data(task: str, largest: int, mode: str) -> None:

@@ -104,6 +104,7 @@ def stopped(number: int = signal.SIGTERM) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_run_that_is_interrupted_anywhere_ends_as_one_that_never_was(
     setting: str, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -162,6 +163,7 @@ def test_a_second_signal_stops_at_once(folder: Path, monkeypatch: pytest.MonkeyP
     assert read_checkpoint(LAST)["global_step"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "signals"), [("writes", 1), ("writes", 2), ("validates often", 1), ("classifies", 1)]
 )

@@ -110,6 +110,7 @@ def refused(train_on: Callable[[Path], None], path: Path, message: str, capsys: 
     assert not (path.parent / "runs").exists() and not [*path.parent.glob("cache/encoded/*.*")]
 
 
+@pytest.mark.slow
 @quietly
 @pytest.mark.parametrize(("name", "content", "text"), TRAINED.values(), ids=TRAINED)
 def test_unusual_texts_are_read_as_they_are(
@@ -177,6 +178,7 @@ def test_places_without_a_text_are_refused_in_one_line(
     refused(train_on, tmp_path / "it", message, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["word", "bpe"])
 def test_a_word_of_200_000_letters(tmp_path: Path, level: str) -> None:
     (tmp_path / "text.txt").write_bytes(b"a" * 200_000)

@@ -82,6 +82,7 @@ def test_kernels_give_the_bits_of_autograd_at_sizes_that_nothing_divides(
             same_as_autograd(cell, H, dtype, lengths)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the names are those of x86")
 @pytest.mark.parametrize("machine", ["x86-64", "haswell"])
 def test_narrower_vectors_give_the_same_bits(machine: str, uncompiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +174,7 @@ def libraries(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.so")}
 
 
+@pytest.mark.slow
 def test_kernels_are_compiled_once_and_kept(uncompiled: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     source = Path(shutil.copy(cpu_kernels.SOURCE, tmp_path))
     monkeypatch.setattr(cpu_kernels, "SOURCE", source)
@@ -230,6 +232,7 @@ def test_damaged_kernels_are_compiled_again(damage: str, uncompiled: Path, monke
         assert len(compiled) == 2 and loaded[-1] == path and path.read_bytes() == work and not path.is_symlink()
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_kept_kernels_are_compiled_each_time(uncompiled: Path) -> None:
     uncompiled.parent.mkdir()
     uncompiled.write_text("a file where the folder would be")

@@ -205,6 +205,7 @@ def test_a_run_of_graphs_gives_the_bits_of_one_by_lightning(trained: Trainable, 
         assert ours == theirs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [*({"optimizer": name, **EVERYTHING} for name in FUSED), *({**kind, "optimizer": "sgd"} for kind in KINDS[5:])],
@@ -252,6 +253,7 @@ def test_other_shapes_run_as_they_are_before_and_between(taped: list[Tape]) -> N
     assert shapes == known * 4 + known[1:] * 5, "three calls, one recording, and none after it"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer, before, after",
     [
