@@ -186,7 +186,7 @@ def test_nothing_reaches_a_terminal_that_changes_it(text: str) -> None:
         (["--prompt_file", "characters.ckpt"], "characters.ckpt: byte"),
         (["--prompt_file", os.devnull], "is a device or a pipe; give --prompt_file a file, or - for standard input"),
         (["--prompt_file", "a.txt", "--encoding", ""], "there is no encoding ''; --encoding takes names such as"),
-        (["--prompt_file", "a.txt", "--encoding", "utf-16"], "a.txt: is not utf-16"),
+        (["--prompt_file", "a.txt", "--encoding", "utf-16"], "name its encoding with --encoding"),
         (["--prompt_file", "-"], "the prompt is empty"),
         (["--seed", str(10**30)], "seed is 1000000000000000000000000000000: with 1 samples it must be"),
         (["--count", "0"], "the number of samples is 0"),

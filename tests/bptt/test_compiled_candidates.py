@@ -87,7 +87,11 @@ SOURCE = """
     made, compiled, scripted = Mine(3, 4), compiles(3, 4), scripts(3, 4)
 """
 NAMES = {"weight_ih": "V.weight", "weight_hh": "W.weight", "bias_ih": "V.bias", "bias_hh": "W.bias"}
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore:Guards may run slower on Python 3.13.0",  # torch.compile, of that Python alone
+)
 
 
 @pytest.fixture(autouse=True)

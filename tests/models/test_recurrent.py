@@ -35,8 +35,8 @@ def test_the_state_goes_on_where_the_last_call_ended() -> None:
     whole, final = layers(x)
     first, state = layers(x[:4])
     second, last = layers(x[4:], state)
-    # the products over all steps have other numbers of rows, and may sum their eight terms, of order 1, in another order:
-    # a few ULPs of 1.2e-7
+    # the products over all steps have other numbers of rows, and may sum their eight terms, of order 1, in another
+    # order: a few ULPs of 1.2e-7
     assert torch.allclose(torch.cat([first, second]), whole, rtol=0, atol=1e-6)
     assert all(torch.allclose(a, b, rtol=0, atol=1e-6) for a, b in zip(final, last, strict=True))
 
