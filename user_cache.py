@@ -63,18 +63,3 @@ def belongs_to_user(about: os.stat_result) -> bool:
 def user() -> int:
     """The number of the user, or 0 on a system without such numbers."""
     return os.geteuid() if os.name == "posix" else 0
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that is there completely or not at all, whatever interrupts this and whoever does the same."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    beside = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from benchmarks.gpu_rows import Row, read
+from complete_files import complete_file
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 525  # seconds: nine minutes, less what Python and torch need to start
@@ -86,9 +87,8 @@ def run_part(part: str, folder: Path, settings: Row, seconds: float) -> Row:
         status, message = FAILED, last_line(folder / f"{part}.log")
     result = {"part": part, "status": status, "message": message, **settings}
     result |= {"seconds": round(time.monotonic() - began, 1), "rows": rows}
-    beside = folder / f"{part}.json.part"
-    beside.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.replace(folder / f"{part}.json")
+    with complete_file(folder / f"{part}.json") as file:
+        file.write((json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
     return result
 
 

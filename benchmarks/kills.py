@@ -25,7 +25,7 @@ from models.metrics_file import read_rows
 WORDS = "so it goes on and round about until nobody remembers where the song began".split()
 LIMIT = 300  # seconds, after which a process that hangs is ended
 PHASES = {  # where a process kills itself: before or after a call of a method or a function, by its name
-    "before a checkpoint gets its name": ("models.checkpoint_files.put_in_place", "before"),
+    "before last.ckpt gets its name": ("models.callbacks.put_in_place", "before"),
     "after a validation": ("models.callbacks.Samples.tell", "after"),
     "after best.ckpt is written": ("models.callbacks.BestCheckpoint.on_validation_end", "after"),
     "after a row of flow.npz": ("models.insight.flow.GradientFlow.take", "after"),

@@ -81,14 +81,6 @@ def explained(path: str, option: str = "--data.path") -> Iterator[None]:
         raise OSError(f"{path}: cannot be read ({error.strerror or error}); copy it, or give another file") from None
 
 
-def decode_text(content: bytes, encoding: str, name: str) -> str:
-    """The text of a file's bytes: a byte order mark is dropped, line ends become one newline.
-
-    Raises ValueError at the first byte that the encoding does not allow, and for an encoding that does not exist.
-    """
-    return "".join(decoded([content], encoding, name))
-
-
 def decoded(
     content: Iterable[bytes],
     encoding: str,
@@ -96,8 +88,17 @@ def decoded(
     option: str = "--data.encoding",
     otherwise: str = ", or read a text as it is with --data.level byte",
 ) -> Iterator[str]:
-    """Like `decode_text`, for content in chunks. `option` is the option that names the encoding; `otherwise` says what
-    else a user can do with bytes that are not text."""
+    """The text of a file's bytes, which come in chunks: a byte order mark is dropped, line ends become one newline.
+
+    Args:
+        content: the chunks.
+        encoding: of the text.
+        name: of the file, for messages.
+        option: the option that names the encoding, for messages.
+        otherwise: what else a user can do with bytes that are not text, for messages.
+
+    Raises ValueError at the first byte that the encoding does not allow, and for an encoding that does not exist.
+    """
     decoder = io.IncrementalNewlineDecoder(decoder_of(encoding, option), translate=True)
     read, begun = 0, False
     try:

@@ -19,6 +19,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from complete_files import complete_file
 from user_cache import cache_folder
 
 CHUNK = 1 << 20  # bytes
@@ -196,9 +197,8 @@ def join(source: Source, folder: Path, record: Path) -> None:
         for file in (text, test):
             file.flush()
             os.fsync(file.fileno())
-    draft = record.with_name(record.name + ".part")
-    draft.write_text(json.dumps({unit: of[:TEST] for unit, of in lengths.items()}), encoding="utf-8")
-    os.replace(draft, record)
+    with complete_file(record) as draft:
+        draft.write(json.dumps({unit: of[:TEST] for unit, of in lengths.items()}).encode())
 
 
 def chunks(source: Source, folder: Path) -> Iterator[tuple[int, bytes]]:

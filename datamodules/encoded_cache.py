@@ -8,7 +8,6 @@ and times, says what was read, so that an unchanged text is not read again.
 import hashlib
 import json
 import mmap
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
+from complete_files import complete_file
 from datamodules.tokenizers import Ids, Tokenizer, load_tokenizer
 from user_cache import cache_folder, is_private_file, private_folder
 
@@ -187,13 +187,13 @@ class Cache:
         path = self.path(digest)
         with self.turn():
             if self.find(digest) is None:
-                with whole_file(path) as file:
+                with complete_file(path, 0o600) as file:
                     about = write(checksums := Checksums(file))
-                with whole_file(path.with_suffix(".json")) as file:
+                with complete_file(path.with_suffix(".json"), 0o600) as file:
                     content = json.dumps(about | {"checksums": checksums.values}).encode()
                     file.write(b"%08x\n" % zlib.crc32(content) + content)
             if self.stamp:
-                with whole_file(self.stamp) as file:
+                with complete_file(self.stamp, 0o600) as file:
                     file.write(digest.encode())
             if found := self.find(digest):
                 return found
@@ -215,21 +215,6 @@ class Cache:
                 f"{self.folder}: the encoded text cannot be kept here ({error.strerror}): make room, or name another "
                 "folder in the environment variable UNROLLED_CACHE"
             ) from None
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """To be written; it has its name when it is complete and on the disk."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def dtype_of(tokenizer: Tokenizer) -> np.dtype[Any]:

@@ -16,7 +16,8 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, Timer
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from models.checkpoints import classifier, language_model, put_in_place, read_checkpoint
+from complete_files import complete_file, put_in_place
+from models.checkpoints import classifier, language_model, read_checkpoint
 from models.classifier import report
 from models.guard import check_held_out
 from models.metrics_file import Metrics
@@ -257,9 +258,8 @@ def plot(rows: list[Accuracy], path: Path) -> None:
     axes.set(xlabel="letters typed", ylabel="share of words suggested", ylim=(0, 1), xticks=[row.typed for row in rows])
     axes.grid(alpha=0.3)
     axes.legend()
-    beside = path.with_name(path.name + ".part")
-    figure.savefig(beside, dpi=150, format="png")
-    put_in_place(beside, path)
+    with complete_file(path) as file:
+        figure.savefig(file, dpi=150, format="png")
 
 
 class ValidateAtTheEnd(pl.Callback):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from complete_files import complete_file
 from models.checkpoint_archive import read_archive
 from models.checkpoint_schema import FORMAT, PATHS, check, restores_paths
 from models.guard import check_weights
@@ -29,28 +30,11 @@ class WholeFiles(CheckedFiles):
         check_weights(checkpoint)
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".part")
         try:
-            with beside.open("wb") as file:
+            with complete_file(path) as file:
                 torch.save(checkpoint | {"format": FORMAT}, file)
-                file.flush()
-                os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:  # torch has an error of its own for a disk that is full
-            beside.unlink(missing_ok=True)
             raise OSError(f"{path} could not be written, and is as it was before: {error}") from None
-        put_in_place(beside, path)
-
-
-def put_in_place(beside: Path, path: Path) -> None:
-    """Renames a file, for good: the name, too, is on the disk. Windows cannot open a folder to ask for that."""
-    beside.replace(path)
-    if os.name == "nt":
-        return
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -68,9 +52,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such checkpoint; train one with train.py") from None
     except ValueError as error:
-        said = str(error)
-        is_said = said.startswith(("is ", "was "))
-        raise ValueError(f"{path}: {said if is_said else f'is not a checkpoint of train.py: {said}'}") from None
+        message = str(error)
+        if not message.startswith(("is ", "was ")):
+            message = f"is not a checkpoint of train.py: {message}"
+        raise ValueError(f"{path}: {message}") from None
     keep_own_paths(checkpoint, Path(path))
     return checkpoint
 

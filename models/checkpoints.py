@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from models.checkpoint_files import WholeFiles, put_in_place, read_checkpoint
+from models.checkpoint_files import WholeFiles, read_checkpoint
 from models.classifier import Classifier
 from models.language_model import LanguageModel
 from models.other_batches import changed_sizes
 
-__all__ = ["WholeFiles", "put_in_place", "read_checkpoint"]  # for those who import them from here
+__all__ = ["WholeFiles", "read_checkpoint"]  # for those who import them from here
 NEEDED = (
     "epoch", "global_step", "pytorch-lightning_version", "loops", "callbacks", "optimizer_states", "lr_schedulers",
     "random_states", "other_random_states",

@@ -25,9 +25,10 @@ import torch.nn.functional as F
 from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
+from complete_files import complete_file
 from models.cells import ACTIVATIONS, Cell
 from models.projections import Projection
-from user_cache import is_private_file, private_folder, write_whole
+from user_cache import is_private_file, private_folder
 
 Function = Callable[[Tensor], Tensor]
 
@@ -164,8 +165,10 @@ def kept_libraries() -> Path | None:
 
 
 def keep(content: bytes, path: Path) -> None:
-    write_whole(path, content)
-    write_whole(digest_file(path), hashlib.sha256(content).hexdigest().encode())
+    digest = hashlib.sha256(content).hexdigest().encode()
+    for name, data in ((path, content), (digest_file(path), digest)):
+        with complete_file(name, 0o600) as file:
+            file.write(data)
 
 
 def is_whole(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """metrics.csv of a run that may be interrupted: rows of updates that its checkpoint has stay, later ones come again."""
 
 import csv
+import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 
+from complete_files import complete_file
 from models.run_folder import shortest
 from models.sampling import harmless
 
@@ -63,18 +65,18 @@ class Rows(ExperimentWriter):
             kept = path.with_name(path.name + ".damaged")
             path.replace(kept)
             lost = "rows" if columns else "rows, because the header is unreadable,"
-            told = f"{shortest(path)}: {damaged} damaged {lost} were dropped; the file as it was is {kept.name}"
-            print(harmless(told), file=sys.stderr)
+            message = f"{shortest(path)}: {damaged} damaged {lost} were dropped; the file as it was is {kept.name}"
+            print(harmless(message), file=sys.stderr)
         if not columns:
             path.unlink(missing_ok=True)
             return
         self.metrics_keys = self.metrics_keys or columns
-        beside = path.with_name(path.name + ".part")
-        with beside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.metrics_keys)
-            writer.writeheader()
-            writer.writerows(row for row in rows if updates is None or int(row["step"]) < updates)
-        beside.replace(path)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, self.metrics_keys)
+        writer.writeheader()
+        writer.writerows(row for row in rows if updates is None or int(row["step"]) < updates)
+        with complete_file(path) as file:
+            file.write(table.getvalue().encode("utf-8"))
 
 
 def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]], int]:

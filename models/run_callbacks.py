@@ -7,9 +7,9 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 
+from complete_files import complete_file
 from models.callbacks import BestCheckpoint, LastCheckpoint, Throughput, ValidateAtTheEnd, loggers
 from models.checkpoint_config import carried
-from models.checkpoint_files import put_in_place
 from models.progress import Progress
 from models.schedule_note import ScheduleNote
 from models.stop_reason import StopReason
@@ -85,6 +85,5 @@ class ConfigFile(pl.Callback):
     def on_fit_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            beside = self.path.with_name(self.path.name + ".part")
-            beside.write_text(self.config, encoding="utf-8")
-            put_in_place(beside, self.path)
+            with complete_file(self.path) as file:
+                file.write(self.config.encode("utf-8"))

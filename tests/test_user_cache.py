@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import user_cache
-from user_cache import cache_folder, is_private_file, private_folder, write_whole
+from user_cache import cache_folder, is_private_file, private_folder
 
 pwd = pytest.importorskip("pwd", reason="the system has no list of users")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the system has no owners and modes of files")
@@ -81,7 +81,8 @@ def test_folders_that_others_could_change_are_refused(
 def test_files_that_others_could_change_are_not_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     assert not is_private_file(path) and not is_private_file(tmp_path)
-    write_whole(path, b"content")
+    path.write_bytes(b"content")
+    path.chmod(0o600)
     (tmp_path / "link").symlink_to(path)
     assert is_private_file(path) and not is_private_file(tmp_path / "link")
     path.chmod(0o620)
@@ -90,19 +91,3 @@ def test_files_that_others_could_change_are_not_private(tmp_path: Path, monkeypa
     assert is_private_file(path)
     monkeypatch.setattr(user_cache, "user", lambda: os.geteuid() + 1)
     assert not is_private_file(path)
-
-
-def test_a_file_is_written_completely_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    write_whole(path, b"before")
-
-    def killed(*arguments: Any) -> None:
-        raise KeyboardInterrupt
-
-    for owner, name in ((os, "fsync"), (Path, "replace")):
-        with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
-            context.setattr(owner, name, killed)
-            write_whole(path, b"after")
-        assert path.read_bytes() == b"before" and [*tmp_path.iterdir()] == [path]
-    write_whole(path, b"after")
-    assert path.read_bytes() == b"after"

@@ -22,7 +22,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from models.checkpoints import put_in_place
+from complete_files import complete_file
 from models.insight.recording import CANDIDATES, Layer, Recording, gates, jacobians, record
 from models.language_model import LanguageModel
 
@@ -225,14 +225,12 @@ def to_tensorboard(trainer: Any, name: str, d: Tensor) -> None:
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """One array for each name, with an entry a row. There is a whole file at every moment."""
+    """One array for each name, with an entry a row. The file is complete at every moment."""
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
     arrays |= {name: of.astype(np.uint16) for name, of in arrays.items() if name.endswith("histograms")}
-    beside = path.with_name(path.name + ".part")
-    with beside.open("wb") as file:
+    with complete_file(path) as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
-    put_in_place(beside, path)
 
 
 def read_flow(path: Path) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import user_cache
 from datamodules import encoded_cache, encoding
-from datamodules.corpora import decode_text, decoded
+from datamodules.corpora import decoded
 from datamodules.encoded_cache import Checksums, Encoded, MappedIds
 from datamodules.encoding import Text, encode
 from datamodules.streams import Streams
@@ -60,7 +60,7 @@ def same(one: Encoded, other: Encoded) -> bool:
 
 def in_one_piece(content: bytes, level: Level, val_fraction: float = 0.1, size: int = 300) -> Encoded:
     """What encoding is, for a text that is small."""
-    whole: Any = content if level == "byte" else decode_text(content, "utf-8", "text")
+    whole: Any = content if level == "byte" else "".join(decoded([content], "utf-8", "text"))
     end = int(len(whole) * (1 - val_fraction))
     training, held_out = whole[:end], whole[end:] if val_fraction else whole
     if level == "byte":
@@ -107,7 +107,7 @@ def test_bytes_in_chunks_are_the_same_text_or_the_same_mistake(content: bytes, c
         with pytest.raises(ValueError, match=f"it: byte {error.start} is not {name}; name its encoding"):
             list(decoded(chunks, name, "it"))
     else:
-        assert "".join(decoded(chunks, name, "it")) == text == decode_text(content, name, "it")
+        assert "".join(decoded(chunks, name, "it")) == text == "".join(decoded([content], name, "it"))
 
 
 def test_numbers_are_as_small_as_the_vocabulary_allows(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from models.callbacks import (
     ValidateAtTheEnd,
     peak_memory_mb,
 )
-from models.checkpoint_files import put_in_place
 from models.checkpoints import WholeFiles, read_checkpoint
 from models.language_model import LanguageModel
 
@@ -250,11 +249,3 @@ def test_without_a_count_of_memory_none_is_given(monkeypatch: pytest.MonkeyPatch
     assert isinstance(peak_memory_mb(torch.device("cpu")), float)
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
     assert peak_memory_mb(torch.device("cpu")) is None
-
-
-def test_windows_opens_no_folder_to_rename_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "new").write_text("new")
-    beside, path = tmp_path / "new", tmp_path / "old"
-    monkeypatch.setattr("models.checkpoint_files.os", SimpleNamespace(name="nt"))
-    put_in_place(beside, path)
-    assert path.read_text() == "new" and not beside.exists()
