@@ -1,4 +1,4 @@
-"""Rewrites jsonargparse's error messages: which argument, its value, what was expected, and what was probably meant."""
+"""Rewrites jsonargparse's error messages: they name the argument, its value, the expected type and similar options."""
 
 import difflib
 import re
@@ -72,7 +72,8 @@ def with_suggestion(message: str, options: Iterable[str]) -> str:
     name = line[1] if line else f"{group[1]}.{group[2]}" if group else single[1] if single else None
     if name is None:
         return message
-    found = similar(name.replace("-", "_"), list(options))
+    others = [option for option in options if option != name]  # another subcommand may have this one
+    found = similar(name.replace("-", "_"), others)
     dashes = "--" if line else ""
     meant = f"did you mean {' or '.join(dashes + option for option in found)}?" if found else "see --help"
     return f"there is no option {dashes}{name}: {meant}"

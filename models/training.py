@@ -140,7 +140,7 @@ class Trained(pl.LightningModule):
         checkpoint["other_random_states"] = gathered([random.getstate(), of_numpy])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Of a checkpoint with weights alone, there is nothing to go on with."""
+        """Restores random states and positions. A checkpoint with weights alone has none."""
         if "optimizer_states" in checkpoint:
             self.restart_epoch(checkpoint)
             self.random_states = checkpoint["random_states"]
@@ -151,12 +151,12 @@ class Trained(pl.LightningModule):
         self.to(next(iter(checkpoint["state_dict"].values())).dtype)  # Lightning does after it has rounded to float32
 
     def restart_epoch(self, checkpoint: dict[str, Any]) -> None:
-        """Where training continues with another batch size or window."""
+        """Restarts the epoch if training continues with another batch size or window."""
         trainer: Any = self.trainer
         if trainer.state.fn == "fit" and hasattr(trainer.datamodule, "moved"):
-            told = restart_epoch(checkpoint, trainer.datamodule)
-            if told and trainer.is_global_zero:
-                print(told)
+            message = restart_epoch(checkpoint, trainer.datamodule)
+            if message and trainer.is_global_zero:
+                print(message)
 
     def on_train_start(self) -> None:
         """Each process drops something else; a run that is resumed, what one that was never stopped would drop."""

@@ -83,3 +83,10 @@ def test_keys_of_a_config_and_other_messages() -> None:
     assert with_suggestion("Group 'model' does not accept option 'lr'", OPTIONS).endswith("mean model.learning_rate?")
     assert with_suggestion("Option 'modell.dropout' is not accepted", OPTIONS).endswith("mean model.dropout?")
     assert with_suggestion("no such file", OPTIONS) == "no such file"
+
+
+def test_an_option_is_not_suggested_in_its_own_place() -> None:
+    """`check.py candidate --config X`: another subcommand has that option."""
+    assert with_suggestion("unrecognized arguments: --config x", ["config", "cell"]) == (
+        "there is no option --config: see --help"
+    )
